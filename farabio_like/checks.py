@@ -1,0 +1,298 @@
+"""What is checked before the first step: names, signatures, settings, loaders, optimizers."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from . import components, data
+from .errors import ConfigError, DataError, HookError, closest
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+# The hooks that the base calls, with the arguments it passes.
+HOOKS: dict[str, tuple[str, ...]] = {
+    "default_attr": (),
+    "init_attr": (),
+    "define_data_attr": (),
+    "define_model_attr": (),
+    "define_train_attr": (),
+    "define_test_attr": (),
+    "define_log_attr": (),
+    "define_compute_attr": (),
+    "define_misc_attr": (),
+    "get_trainloader": (),
+    "get_testloader": (),
+    "build_model": (),
+    "build_parallel_model": (),
+    "on_train_start": (),
+    "start_logger": (),
+    "train_loop": (),
+    "train_epoch": (),
+    "on_train_epoch_start": (),
+    "train_batch": ("item",),
+    "on_start_training_batch": ("item",),
+    "training_step": (),
+    "on_end_training_batch": (),
+    "on_train_epoch_end": (),
+    "evaluate_epoch": (),
+    "on_evaluate_epoch_start": (),
+    "on_evaluate_batch_start": ("item",),
+    "evaluate_batch": ("item",),
+    "on_evaluate_batch_end": (),
+    "on_evaluate_epoch_end": (),
+    "on_epoch_end": (),
+    "on_train_end": (),
+    "load_model": (),
+    "load_parallel_model": (),
+    "on_test_start": (),
+    "test_loop": (),
+    "on_start_test_batch": (),
+    "test_step": ("item",),
+    "on_end_test_batch": (),
+    "on_test_end": (),
+}
+
+# Methods that only the default bodies of the hooks behind them call: a subclass that replaces all of those
+# may give the method a signature of its own.
+CALLED_BY: dict[str, tuple[str, ...]] = {
+    "optimizer_zero_grad": ("training_step",),
+    "loss_backward": ("training_step",),
+    "optimizer_step": ("training_step",),
+    "autocast": ("training_step", "evaluate_batch", "test_step"),
+    "compute_loss": ("training_step", "evaluate_batch", "test_step"),
+    "forward": ("compute_loss",),
+    "load_model": ("test",),
+    "load_parallel_model": ("test",),
+    "build_parallel_model": ("__init__",),
+}
+
+NATIVE = ("save_model", "save_parallel_model", "stop_train", "exit_trainer", "batch_size_of", "to_device")
+
+
+def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
+    """Return whether the trainer uses the base's own body of every one of these methods."""
+    from .trainer import ConvnetTrainer
+
+    return all(
+        getattr(type(trainer), name, None) is getattr(ConvnetTrainer, name) and name not in vars(trainer)
+        for name in names
+    )
+
+
+def warn_misspelt_hooks(cls: type, base: type) -> None:
+    """Warn of a method that is nearly named like a hook and that nothing in the class calls."""
+    known = [*HOOKS, *CALLED_BY, *NATIVE]
+    for name, value in vars(cls).items():
+        if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
+            continue
+        hint = closest(name, known, cutoff=0.72 if name.startswith("on_") else 0.82)
+        if hint and not any(name in code.co_names for code in _code_of(cls, base)):
+            warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=4)
+
+
+def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
+    """Warn of an underscore attribute that is nearly named like a setting and that no method reads."""
+    from .trainer import ConvnetTrainer
+
+    cls = type(trainer)
+    for name in {**vars(cls), **vars(trainer)}:
+        if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
+            continue
+        hint = closest(name, [s for s in settings if s.startswith("_")], cutoff=0.82)
+        if hint and name != "_run_state" and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
+            warnings.warn(f"{cls.__name__} sets {name}, which is no setting.{hint}", stacklevel=4)
+
+
+def _code_of(cls: type, base: type) -> Iterator[CodeType]:
+    """Yield the code of every method that `cls` has below `base`, nested functions included."""
+    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+        for value in vars(owner).values():
+            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+            if isinstance(function, FunctionType):
+                waiting = [function.__code__]
+                while waiting:
+                    code = waiting.pop()
+                    yield code
+                    waiting += [const for const in code.co_consts if isinstance(const, CodeType)]
+
+
+def _reads(code: CodeType, name: str) -> bool:
+    return name in code.co_names and any(
+        step.argval == name and step.opname in ("LOAD_ATTR", "LOAD_METHOD") for step in dis.get_instructions(code)
+    )
+
+
+def check_signatures(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError for a hook that cannot be called with the arguments that the base passes."""
+    for name, arguments in {**{name: () for name in CALLED_BY}, **HOOKS}.items():
+        if name in CALLED_BY and not any(is_default(trainer, caller) for caller in CALLED_BY[name]):
+            continue
+        if is_default(trainer, name):
+            continue
+        hook = getattr(trainer, name)
+        own = ", ".join(("self", *arguments))
+        if not callable(hook):
+            raise HookError(f"{_class(trainer)}.{name} is {hook!r}; expected a method: def {name}({own}).")
+        try:
+            signature = inspect.signature(hook)
+        except (TypeError, ValueError):  # a builtin without one
+            continue
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            raise HookError(
+                f"{_class(trainer)}.{name}{signature} cannot be called as the trainer calls it ({error}). "
+                f"Write def {name}({own})."
+            ) from None
+
+
+def check_settings(trainer: ConvnetTrainer) -> None:
+    """Raise a ConfigError for a setting with a value that is not allowed."""
+    for name, least in (("_num_epochs", 0), ("_start_epoch", 0), ("_eval_interval", 1), ("_save_epoch", 1)):
+        value = getattr(trainer, name)
+        if isinstance(value, (bool, str, float)) or not hasattr(value, "__index__") or operator.index(value) < least:
+            kind = f"{type(value).__name__} " if not isinstance(value, int) or isinstance(value, bool) else ""
+            raise ConfigError(
+                f"{_class(trainer)}: {name} is {kind}{value!r}; expected a whole number, {least} or more. "
+                f"Write self.{name} = {max(least, 10 if name == '_num_epochs' else 1)}."
+            )
+    for name, allowed in (("_use_tqdm", (None, True, False)), ("_monitor_mode", (None, "min", "max"))):
+        value = getattr(trainer, name)
+        if not any(value is choice or value == choice for choice in allowed):
+            raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
+    if not isinstance(trainer._logdir, (str, Path, type(None))):
+        raise ConfigError(f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing.")
+    if not isinstance(trainer._monitor, (str, type(None))):
+        raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
+
+
+def check_model(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError where the building hook left something that is no module in ``self.model``."""
+    for where, module in components.named(trainer.model, "self.model"):
+        if not isinstance(module, nn.Module):
+            raise HookError(
+                f"{_class(trainer)}.build_model left a {type(module).__name__} in {where}; expected a torch.nn.Module "
+                "or a dict of them. Write self.model = MyNetwork(), or self.model = {'encoder': ..., 'head': ...}."
+            )
+
+
+def before_training(trainer: ConvnetTrainer) -> None:
+    """Check all that can be known before the first step of a run.
+
+    Raises
+    ------
+    HookError, ConfigError, DataError
+    """
+    check_settings(trainer)
+    _check_loaders(trainer)
+    if is_default(trainer, "train_loop", "train_epoch", "train_batch", "training_step"):
+        if trainer.optimizer is None and is_default(trainer, "optimizer_step"):
+            raise HookError(
+                f"{_class(trainer)}.build_model set no self.optimizer, which the default training_step steps. Write "
+                "self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
+            )
+        if is_default(trainer, "compute_loss"):
+            if isinstance(trainer.model, Mapping) and is_default(trainer, "forward"):
+                raise HookError(
+                    f"{_class(trainer)} has the models {list(trainer.model)} and does not say how they follow each "
+                    "other. Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
+                )
+            if trainer.criterion is None:
+                raise HookError(
+                    f"{_class(trainer)}.build_model set no self.criterion, which the default compute_loss calls. Write "
+                    "self.criterion = torch.nn.CrossEntropyLoss(), or override compute_loss."
+                )
+    _check_optimizers(trainer)
+    _announce_batch_of_one(trainer)
+
+
+def _check_loaders(trainer: ConvnetTrainer) -> None:
+    loops = is_default(trainer, "train_loop", "train_epoch", "on_train_start", "on_train_epoch_start")
+    if trainer.train_loader is None and trainer.train_epoch_iter is None and loops:
+        if is_default(trainer, "get_trainloader"):
+            raise HookError(
+                f"{_class(trainer)} does not override get_trainloader. Write def get_trainloader(self): "
+                "self.train_loader = DataLoader(dataset, batch_size=32, shuffle=True)."
+            )
+        raise ConfigError(f"{_class(trainer)}.get_trainloader left self.train_loader None; set it to a DataLoader.")
+    for name in ("train", "valid", "test"):
+        loader = getattr(trainer, f"{name}_loader")
+        if data.length_of(loader) == 0 and not (name == "train" and not loops):
+            raise DataError(
+                f"self.{name}_loader gives no batch. {data.describe_loader(loader)} Give it more samples, a smaller "
+                "batch_size or drop_last=False."
+            )
+
+
+def all_modules(trainer: ConvnetTrainer) -> list[nn.Module]:
+    """Return every module that is an attribute of the trainer, alone or in a list, tuple or dict."""
+    found: list[nn.Module] = []
+    for value in vars(trainer).values():
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        found += [part for part in parts if isinstance(part, nn.Module)]
+    return found
+
+
+def _check_optimizers(trainer: ConvnetTrainer) -> None:
+    modules = all_modules(trainer)
+    known = {id(p) for module in modules for p in module.parameters()}
+    known |= {id(value) for value in vars(trainer).values() if isinstance(value, torch.Tensor)}
+    held: set[int] = set()
+    for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
+        if not hasattr(optimizer, "param_groups"):
+            continue
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held |= own
+        if own and modules and not own & known:
+            raise ConfigError(
+                f"{_class(trainer)}: none of the {len(own)} parameters of {where} belongs to a model of this trainer; "
+                "the run would train nothing. Make the optimizer after the model, from self.model.parameters()."
+            )
+    if held and trainer.model is not None:
+        left = [
+            name
+            for _, module in components.named(trainer.model, "self.model")
+            for name, p in module.named_parameters()
+            if p.requires_grad and id(p) not in held
+        ]
+        # A subclass with a step of its own may step some parameters by optimizers under other names.
+        if left and is_default(trainer, "training_step", "optimizer_step"):
+            warnings.warn(
+                f"{_class(trainer)}: {len(left)} trainable parameters are in no optimizer and will not change: "
+                f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}. Give them to one, or freeze them by "
+                "requires_grad_(False).",
+                stacklevel=4,
+            )
+
+
+def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
+    loader = trainer.train_loader
+    if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
+        return
+    samples = data.length_of(loader.dataset)
+    if samples is None or samples % loader.batch_size != 1 or loader.batch_size == 1:
+        return
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for m in all_modules(trainer) for part in m.modules()):
+        warnings.warn(
+            f"{_class(trainer)}: the last train batch has one sample ({samples} samples, batch_size={loader.batch_size}), "
+            "which BatchNorm cannot normalise over. Write drop_last=True or another batch_size.",
+            stacklevel=4,
+        )
+
+
+def _class(trainer: ConvnetTrainer) -> str:
+    return type(trainer).__name__

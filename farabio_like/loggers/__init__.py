@@ -1,0 +1,1 @@
+"""What shows or records a run while it goes on."""

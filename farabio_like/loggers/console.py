@@ -1,0 +1,145 @@
+"""The terminal: a header, one aligned line per epoch, a bar while a loader is read, a closing line.
+
+Lines go to stdout, the bar to stderr. Nothing is wider than 80 columns, except a path that is.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+WIDTH = 80
+REDRAW_SECONDS = 0.1
+
+
+class Console:
+    """Prints a run.
+
+    Parameters
+    ----------
+    verbose : bool
+        Without it nothing is printed, the bar excepted.
+    use_tqdm : bool or None
+        None shows a bar where stderr is a terminal.
+    """
+
+    def __init__(self, verbose: bool = True, use_tqdm: bool | None = None) -> None:
+        self.verbose = verbose
+        self.use_tqdm = use_tqdm
+        self._known: set[tuple[str, str]] = set()
+        self._columns: list[tuple[str, str, int]] = []
+        self._first = 0
+        self._said: set[str] = set()
+
+    def line(self, text: str = "") -> None:
+        """Print one line."""
+        if self.verbose:
+            print(text, flush=True)
+
+    def once(self, text: str) -> None:
+        """Print a line, the first time that it is asked for."""
+        if text not in self._said:
+            self._said.add(text)
+            self.line(text)
+
+    def epoch(self, entry: Mapping[str, Any], last_epoch: int, best: bool) -> None:
+        """Print the line of an epoch; the headings come before the first one and when the metrics change."""
+        if not self.verbose:
+            return
+        if not set(_columns(entry)) <= self._known:
+            self._lay_out(_columns(entry), last_epoch)
+        cells = [f"{entry['epoch']:>{len(str(last_epoch))}}/{last_epoch}".rjust(self._first)]
+        for part, name, width in self._columns:
+            value = entry.get(part, {}).get(name)
+            cells.append((number(value) if isinstance(value, (int, float)) else "-").rjust(width))
+        cells += [rate(entry.get("lr")).rjust(8), seconds(entry["seconds"]).rjust(6)]
+        self.line("  ".join(cells) + (" *" if best else ""))
+
+    def _lay_out(self, found: list[tuple[str, str]], last_epoch: int) -> None:
+        """Choose the metrics that fit, train and valid of the same name together, and print the headings."""
+        self._known = set(found)
+        self._first = max(5, 2 * len(str(last_epoch)) + 1)
+        room = WIDTH - self._first - len("        lr") - len("    time") - len(" *")
+        chosen: list[tuple[str, str, int]] = []
+        for name in dict.fromkeys(name for _, name in found):
+            width = min(max(len(name), 8), 16)
+            same = [(part, name, width) for part, other in found if other == name]
+            room -= len(same) * (width + 2)
+            if room < 0:
+                break
+            chosen += same
+        self._columns = sorted(chosen, key=lambda column: column[0] != "train")
+        top, bottom, previous = " " * self._first, "epoch".rjust(self._first), None
+        for part, name, width in self._columns:
+            top += "  " + (part if part != previous else "").rjust(width)
+            bottom += "  " + (name if len(name) <= width else name[: width - 1] + "~").rjust(width)
+            previous = part
+        self.line(f"\n{top.rstrip()}\n{bottom}  {'lr':>8}  {'time':>6}")
+        if len(found) > len(chosen):
+            self.line(f"({len(found) - len(chosen)} more columns do not fit here; they are in the history)")
+
+    def bar(self, name: str, total: int | None, epoch: str, quiet: bool = False) -> Bar | None:
+        """Return a bar for one pass over a loader, None where none is wanted."""
+        wanted = sys.stderr is not None and sys.stderr.isatty() if self.use_tqdm is None else self.use_tqdm
+        return Bar(f"{epoch} {name}", total) if wanted and not quiet else None
+
+
+class Bar:
+    """A transient tqdm bar that looks at the clock itself: a tick that draws nothing costs 0.1 us."""
+
+    def __init__(self, text: str, total: int | None) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=total, desc=text, leave=False, dynamic_ncols=True, mininterval=0)
+        self.pending = 0
+        self.due = perf_counter() + REDRAW_SECONDS
+
+    def tick(self) -> None:
+        """Count one batch, and draw at most ten times a second."""
+        self.pending += 1
+        now = perf_counter()
+        if now >= self.due:
+            self.due = now + REDRAW_SECONDS
+            self.bar.update(self.pending)
+            self.pending = 0
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def _columns(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return part and name of every single number in a history entry."""
+    return [
+        (part, name)
+        for part in ("train", "valid")
+        for name, value in entry.get(part, {}).items()
+        if isinstance(value, (int, float))
+    ]
+
+
+def number(value: float) -> str:
+    """Return a metric in at most 9 characters."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def rate(lr: Any) -> str:
+    """Return a learning rate, or the first of several, in at most 8 characters."""
+    if isinstance(lr, Mapping):
+        lr = next(iter(lr.values()), None)
+    return "-" if lr is None else f"{lr:.2e}"
+
+
+def seconds(value: float) -> str:
+    """Return a duration as 1.2s, 3m05s or 2h07m."""
+    if value < 60:
+        return f"{value:.1f}s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

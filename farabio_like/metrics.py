@@ -1,0 +1,151 @@
+"""Means over a loader, weighted by samples, kept on the device; no metric formulas live here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import HookError
+
+# Values wait in a list and are summed together: one kernel for 64 steps instead of one per step.
+FOLD_EVERY = 64
+
+_OWN_RECORDS = (type(None), bool, int, float, str, list, tuple, dict, Tensor)
+
+
+class RunningMeans:
+    """Means of named values, each weighted by the number of samples that it stands for.
+
+    Tensors stay on their device until `compute`; a name that appears only in some batches is averaged over
+    the samples of those.
+
+    Examples
+    --------
+    >>> means = RunningMeans()
+    >>> for value, samples in zip([1.0, 0.0, 2.0, 3.0], [10, 5, 15, 25]):
+    ...     means.update({"loss": value}, samples)
+    >>> round(means.compute()["loss"], 4)
+    2.0909
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[str, _Mean] = {}
+
+    def update(self, values: Mapping[str, Any], samples: int) -> None:
+        """Add one batch's values.
+
+        Parameters
+        ----------
+        values : mapping of str to a number or a tensor with one element
+        samples : int
+            Number of samples in the batch.
+
+        Raises
+        ------
+        HookError
+            For a value that is not one number.
+        """
+        means = self._means
+        for name, value in values.items():
+            mean = means.get(name)
+            if mean is None:
+                mean = means[name] = _Mean(name, value)
+            mean.add(value, samples)
+
+    def compute(self) -> dict[str, float]:
+        """Return the means so far; the one place where tensors are read back."""
+        return {name: mean.compute() for name, mean in self._means.items()}
+
+
+class _Mean:
+    def __init__(self, name: str, first: Any) -> None:
+        self.name = name
+        self.count = 0  # samples, all together
+        self.number = 0.0  # weighted sum of Python numbers
+        self.tensor: Tensor | None = None  # weighted sum of folded tensors
+        self.waiting: list[Tensor] = []  # tensors not yet folded, all of the same weight
+        self.weight = 0
+        if isinstance(first, Tensor) and first.numel() != 1:
+            raise HookError(
+                f"batch_metrics[{name!r}] has the shape {tuple(first.shape)}; a metric is one number per batch. "
+                f"Write self.batch_metrics[{name!r}] = value.mean()."
+            )
+
+    def add(self, value: Any, samples: int) -> None:
+        if isinstance(value, Tensor):
+            if samples != self.weight or len(self.waiting) >= FOLD_EVERY:
+                self.fold()
+                self.weight = samples
+            self.waiting.append(value.detach())
+        else:
+            try:
+                self.number += float(value) * samples
+            except (TypeError, ValueError) as error:
+                raise HookError(
+                    f"batch_metrics[{self.name!r}] is a {type(value).__name__}; give a number or a tensor."
+                ) from error
+        self.count += samples
+
+    def fold(self) -> None:
+        """Sum the waiting tensors into `tensor`, without reading anything back."""
+        if not self.waiting:
+            return
+        device = self.waiting[0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
+        values = torch.stack([v.reshape(()) if v.device == device else v.reshape(()).to(device) for v in self.waiting])
+        folded = values.sum(dtype=dtype) * self.weight
+        self.tensor = folded if self.tensor is None else self.tensor + folded.to(self.tensor.device)
+        self.waiting = []
+
+    def compute(self) -> float:
+        self.fold()
+        total = self.number + (0.0 if self.tensor is None else self.tensor.item())
+        return total / self.count if self.count else float("nan")
+
+
+class MetricObjects:
+    """The objects in ``self.metrics`` (torchmetrics or of its shape) during one pass over a loader.
+
+    Parameters
+    ----------
+    metrics : None, one metric, or dict of metrics
+        Anything with ``update(prediction, target)``, ``compute()`` and ``reset()``. Numbers, strings and lists
+        are a subclass's own records under the same name and are left alone.
+    device : torch.device
+    """
+
+    def __init__(self, metrics: Any, device: torch.device) -> None:
+        given = metrics if isinstance(metrics, Mapping) else {"metric": metrics}
+        self.metrics = {name: m for name, m in given.items() if not isinstance(m, _OWN_RECORDS)}
+        self.updated = False
+        for name, metric in self.metrics.items():
+            missing = [method for method in ("update", "compute", "reset") if not callable(getattr(metric, method, 0))]
+            if missing:
+                raise HookError(
+                    f"self.metrics[{name!r}] is a {type(metric).__name__} without {' and '.join(missing)}(); give a "
+                    "torchmetrics object (pip install torchmetrics), or put a number into self.batch_metrics."
+                )
+            metric.reset()
+            if hasattr(metric, "to"):
+                metric.to(device)
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Add one batch to every metric."""
+        self.updated = True
+        prediction = prediction.detach() if isinstance(prediction, Tensor) else prediction
+        for metric in self.metrics.values():
+            metric.update(prediction, target)
+
+    def compute(self) -> dict[str, Any]:
+        """Return every metric over what was added: a float, or a list of floats for one value per class."""
+        values: dict[str, Any] = {}
+        if not self.updated:
+            return values
+        for name, metric in self.metrics.items():
+            value = metric.compute()
+            for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
+                values[str(key)] = part.tolist() if isinstance(part, Tensor) else part
+        return values

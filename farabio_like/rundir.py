@@ -1,0 +1,206 @@
+"""The folder of a run: its name, what was run (config, environment, code), and its numbers, line by line."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import ConfigError
+
+LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
+
+
+class RunDir:
+    """A folder ``<logdir>/<class name>/<number>`` that belongs to one run.
+
+    Parameters
+    ----------
+    logdir : str or Path
+    owner : type
+        The trainer's class.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, logdir: str | Path, owner: type) -> None:
+        parent = Path(logdir) / owner.__name__
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = max(run_numbers(parent), default=0) + 1
+            while True:
+                try:
+                    (parent / str(number)).mkdir()
+                    break
+                except FileExistsError:  # another process took the number
+                    number += 1
+        except OSError as error:
+            raise ConfigError(
+                f"_logdir is {str(logdir)!r}, but {error.filename or parent} cannot be made or written: "
+                f"{error.strerror}. Choose another place, or _logdir = None to write nothing."
+            ) from error
+        self.path = parent / str(number)
+        self.owner = owner
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The weights of the last epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """The weights alone, for use elsewhere."""
+        return self.path / "model.pth"
+
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
+        body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
+        (self.path / "config.yaml").write_text(_yaml(body), encoding="utf-8")
+        text = json.dumps(environment(), indent=2)
+        (self.path / "environment.json").write_text(text + "\n", encoding="utf-8")
+        _copy_code(self.owner, self.path / "code")
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(entry)) + "\n")
+
+
+def run_numbers(parent: Path) -> list[int]:
+    """Return the numbers of the runs in the folder of a trainer's class."""
+    return [int(path.name) for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
+
+
+def newest_weights(logdir: str | Path, owner: type) -> Path | None:
+    """Return the best (else the last, else the saved) weights of the newest run that has any."""
+    parent = Path(logdir) / owner.__name__
+    for number in sorted(run_numbers(parent), reverse=True):
+        for name in ("checkpoints/best.ckpt", "model.pth", "checkpoints/last.ckpt"):
+            if (parent / str(number) / name).is_file():
+                return parent / str(number) / name
+    return None
+
+
+def finite(value: Any) -> Any:
+    """Return plain data for JSON, where NaN and infinities are the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return repr(value)
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run depends on besides its code: versions, machine, command, commit."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.argv],
+        "folder": os.getcwd(),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "packages": {d.name: d.version for d in sorted(metadata.distributions(), key=lambda d: (d.name or "").lower())},
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _copy_code(owner: type, folder: Path) -> None:
+    """Copy the sources that belong to the run: the script, the trainer's file and the modules beside them."""
+    files = [getattr(sys.modules.get("__main__"), "__file__", None)]
+    try:
+        files.append(inspect.getsourcefile(owner))
+    except (TypeError, OSError):
+        pass
+    own = [Path(file).resolve() for file in files if file and Path(file).is_file()]
+    installed = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), str(Path(__file__).parent)}]
+    own = [path for path in own if path.suffix == ".py" and not _inside(path, installed)]
+    homes = {path.parent for path in own}
+    sources = set(own)
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py"):
+            path = Path(file).resolve()
+            if _inside(path, homes) and not _inside(path, installed) and path.is_file():
+                sources.add(path)
+    if not sources:
+        return
+    common = Path(os.path.commonpath([path.parent for path in sources]))
+    for path in sources:
+        if path.stat().st_size <= LARGEST_SOURCE:
+            target = folder / path.relative_to(common)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _inside(path: Path, folders: Any) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _yaml(value: Any, indent: str = "") -> str:
+    """Return plain data as block YAML; what is no plain data appears as its ``repr``."""
+    if isinstance(value, Mapping):
+        lines = []
+        for key, part in value.items():
+            nested = bool(part) and isinstance(part, (Mapping, list, tuple))
+            lines.append(f"{indent}{_scalar(str(key))}:" + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n"))
+        return "".join(lines)
+    lines = []
+    for part in value:
+        if bool(part) and isinstance(part, (Mapping, list, tuple)):
+            lines.append(f"{indent}-\n{_yaml(part, indent + '  ')}")
+        else:
+            lines.append(f"{indent}- {_scalar(part)}\n")
+    return "".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        text = repr(value)
+        # YAML 1.1 takes 1e-05 for a string: a number with an exponent needs a point.
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    if isinstance(value, str) and value.isidentifier() and value.lower() not in _YAML_WORDS:
+        return value
+    plain = value is None or isinstance(value, (str, int, bool, dict, list, tuple))
+    return json.dumps(value if plain else repr(value), ensure_ascii=False)
+
+
+_YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "none"}
