@@ -6,7 +6,9 @@ import contextlib
 import os
 import pickle
 import shutil
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -36,8 +38,10 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         If the disk is full or the folder cannot be written; what was there before stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    handled = sys.exc_info()[1]  # an error that the caller is handling is not the reason of a new one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # left by a killed process, it may be a link to a finished file
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
@@ -50,7 +54,7 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             temporary.unlink(missing_ok=True)
         # torch.save reports a failed write as a RuntimeError whose context is the OSError.
         cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError):
+        if isinstance(cause, OSError) and cause is not handled:
             raise CheckpointError(
                 f"cannot write {path}: {cause.strerror or cause} (after {size} bytes; {_free_bytes(path)} bytes are "
                 "free). The older file, if there is one, is untouched."
@@ -62,11 +66,13 @@ def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)
         os.link(source, temporary)
     except OSError:  # a file system without hard links, or one that the disk-full test of a real write should meet
         write_durably(path, lambda file: _copy_into(source, file))
         return
     os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # renaming one name of a file to another of its names leaves both
     _sync_folder(path.parent)
 
 
@@ -128,7 +134,8 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         if zipfile.is_zipfile(path):
             # torch.load does not look at the checksums that the archive carries; a flipped byte would pass.
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
+                # torch reads nothing, not even an error, where a flipped bit makes an entry a folder.
+                damaged = archive.testzip() or next((e.filename for e in archive.infolist() if e.external_attr & 0x10), None)
             if damaged:
                 raise CheckpointError(f"{path} ({size} bytes) is damaged: the checksum of {damaged!r} is wrong.")
         state = torch.load(path, map_location=device, weights_only=True)
@@ -137,10 +144,11 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(
             f"{path} ({size} bytes) is not a file of tensors and plain data, or damaged: {reason} Nothing in it was run."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, CheckpointError):
             raise
-        reason = "it is empty" if size == 0 else f"it is truncated or damaged ({str(error).splitlines()[0]})"
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "it is empty" if size == 0 else f"it is truncated or damaged ({said})"
         raise CheckpointError(f"{path} ({size} bytes) cannot be read: {reason}.") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights.")

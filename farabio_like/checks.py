@@ -283,7 +283,7 @@ def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
     loader = trainer.train_loader
     if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
         return
-    samples = data.length_of(loader.dataset)
+    samples = data.length_of(loader.sampler)
     if samples is None or samples % loader.batch_size != 1 or loader.batch_size == 1:
         return
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for m in all_modules(trainer) for part in m.modules()):

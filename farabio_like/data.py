@@ -48,6 +48,11 @@ class Items:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
+        if length_of(self.loader) and (type(self.loader) in (list, tuple) or fetcher(self.loader) is not None):
+            return enumerate(batches(self.loader))  # nothing to watch over: these cannot end early
+        return self._checked()
+
+    def _checked(self) -> Iterator[tuple[int, Any]]:
         loader = self.loader
         index = 0
         iterator = batches(loader)
@@ -56,7 +61,7 @@ class Items:
                 batch = next(iterator)
             except StopIteration as end:
                 expected = promised_length(loader)
-                if expected is not None and index < expected:
+                if expected is not None and index < expected and not _ended_by_sampler(loader, end):
                     raise DataError(
                         f"the {self.name} loader ended after {index} of {expected} batches: its dataset raised "
                         "StopIteration (or IndexError) for a sample that its length promises. See the error above."
@@ -85,6 +90,15 @@ def promised_length(loader: Any) -> int | None:
         return None if isinstance(loader.dataset, IterableDataset) else length_of(loader)
     # Without __iter__ Python walks by __getitem__ and takes any IndexError for the end.
     return None if hasattr(type(loader), "__iter__") else length_of(loader)
+
+
+def _ended_by_sampler(loader: Any, end: StopIteration) -> bool:
+    """Return whether a DataLoader ended because its sampler did, which may give fewer indices than its length."""
+    raised = end.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    module = raised.tb_frame.f_globals.get("__name__") if raised is not None else None
+    return isinstance(loader, DataLoader) and module in (__name__, DataLoader.__module__)
 
 
 def describe_loader(loader: Any) -> str:
@@ -131,7 +145,7 @@ def fetcher(loader: Any) -> Callable[[], Iterator[Any]] | None:
         tensors, subset = found
         for chosen in _index_batches(loader):
             if isinstance(chosen, slice) and subset is None:
-                yield [tensor[chosen].clone() for tensor in tensors]
+                yield [tensor[chosen].clone(memory_format=torch.contiguous_format) for tensor in tensors]
             else:
                 indices = subset[chosen] if subset is not None else chosen
                 yield [tensor.index_select(0, indices) for tensor in tensors]
@@ -163,7 +177,7 @@ def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | slice]:
     batch_sampler: Any = loader.batch_sampler
     sampler = getattr(batch_sampler, "sampler", None)
     plain = type(batch_sampler) is BatchSampler
-    if plain and type(sampler) is SequentialSampler:
+    if plain and type(sampler) is SequentialSampler and len(sampler) <= len(loader.dataset):  # type: ignore[arg-type]
         total, size = len(sampler), batch_sampler.batch_size
         stop = total - total % size if batch_sampler.drop_last else total
         for start in range(0, stop, size):
@@ -173,16 +187,18 @@ def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | slice]:
         if generator is None:
             generator = torch.Generator()
             generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
-        parts = torch.randperm(len(sampler), generator=generator).split(batch_sampler.batch_size)
-        for part in parts:
-            if part is parts[-1] and sampler.generator is not None:
-                # RandomSampler draws one more permutation at its end, which a generator of the user's remembers.
-                torch.randperm(len(sampler), generator=generator)
-            if len(part) == batch_sampler.batch_size or not batch_sampler.drop_last:
-                yield part
+        total, size = len(sampler), batch_sampler.batch_size
+        parts = torch.randperm(total, generator=generator).split(size)
+        yield from parts[: total // size]
+        # RandomSampler draws once more where it ends, which a generator of the user's remembers.
+        torch.randperm(total, generator=generator)
+        if total % size and not batch_sampler.drop_last:
+            yield parts[-1]
     else:
+        total = len(loader.dataset)  # type: ignore[arg-type]
         for indices in batch_sampler:
-            yield torch.as_tensor(indices, dtype=torch.int64)
+            chosen = torch.as_tensor(indices, dtype=torch.int64)
+            yield torch.where(chosen < 0, chosen + total, chosen)  # a sampler may count from the end
 
 
 def _is_permutation(sampler: RandomSampler) -> bool:
@@ -199,7 +215,8 @@ def move(batch: Any, device: torch.device) -> Any:
         return batch if batch.device == device else batch.to(device, non_blocking=True)
     kind = type(batch)
     if kind is list or kind is tuple:
-        return kind([move(part, device) for part in batch])
+        parts = [p if type(p) is Tensor and p.device == device else move(p, device) for p in batch]
+        return parts if kind is list else tuple(parts)
     if batch is None or kind in (str, bytes, int, float, bool):
         return batch
     if isinstance(batch, PackedSequence):
@@ -231,6 +248,8 @@ def move(batch: Any, device: torch.device) -> Any:
 
 def batch_size(batch: Any) -> int:
     """Return the number of samples: the first dimension of the first tensor (or array), 1 without one."""
+    if type(batch) in (list, tuple) and batch and type(batch[0]) is Tensor and batch[0].dim():
+        return batch[0].shape[0]
     found = _first_dimension(batch)
     return 1 if found is None else found
 

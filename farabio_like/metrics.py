@@ -32,7 +32,7 @@ class RunningMeans:
     """
 
     def __init__(self) -> None:
-        self._means: dict[str, _Mean] = {}
+        self._means: dict[str, Mean] = {}
 
     def update(self, values: Mapping[str, Any], samples: int) -> None:
         """Add one batch's values.
@@ -48,62 +48,81 @@ class RunningMeans:
         HookError
             For a value that is not one number.
         """
-        means = self._means
         for name, value in values.items():
-            mean = means.get(name)
-            if mean is None:
-                mean = means[name] = _Mean(name, value)
-            mean.add(value, samples)
+            # A copy: a parameter or a buffer may change in place before it is folded. A step's loss is new anyway.
+            self.add(name, value.detach().clone() if isinstance(value, Tensor) else value, samples)
+
+    def add(self, name: str, value: Any, samples: int) -> None:
+        """Add one value, as `update` does."""
+        mean = self[name]
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise HookError(
+                    f"batch_metrics[{name!r}] has the shape {tuple(value.shape)}; a metric is one number per batch. "
+                    f"Write self.batch_metrics[{name!r}] = value.mean()."
+                )
+            if samples != mean.weight or len(mean.waiting) >= FOLD_EVERY:
+                mean.fold(samples)
+            mean.waiting.append(value.detach())
+        else:
+            mean.add_number(value, samples)
 
     def compute(self) -> dict[str, float]:
         """Return the means so far; the one place where tensors are read back."""
-        return {name: mean.compute() for name, mean in self._means.items()}
+        means = {name: mean.compute() for name, mean in self._means.items()}
+        return {name: value for name, value in means.items() if value is not None}
+
+    def __getitem__(self, name: str) -> Mean:
+        """Return the mean of one name, for a loop that adds to it without a call."""
+        mean = self._means.get(name)
+        if mean is None:
+            mean = self._means[name] = Mean(name)
+        return mean
 
 
-class _Mean:
-    def __init__(self, name: str, first: Any) -> None:
+class Mean:
+    """One weighted mean: `waiting` tensors of one `weight`, and what was folded before."""
+
+    def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0  # samples, all together
         self.number = 0.0  # weighted sum of Python numbers
         self.tensor: Tensor | None = None  # weighted sum of folded tensors
         self.waiting: list[Tensor] = []  # tensors not yet folded, all of the same weight
         self.weight = 0
-        if isinstance(first, Tensor) and first.numel() != 1:
+
+    def add_number(self, value: Any, samples: int) -> None:
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
             raise HookError(
-                f"batch_metrics[{name!r}] has the shape {tuple(first.shape)}; a metric is one number per batch. "
-                f"Write self.batch_metrics[{name!r}] = value.mean()."
-            )
+                f"batch_metrics[{self.name!r}] is a {type(value).__name__}; give a number or a tensor."
+            ) from error
+        # What an empty batch gave, NaN mostly, stands for nothing.
+        if samples:
+            self.number += number * samples
+            self.count += samples
 
-    def add(self, value: Any, samples: int) -> None:
-        if isinstance(value, Tensor):
-            if samples != self.weight or len(self.waiting) >= FOLD_EVERY:
-                self.fold()
-                self.weight = samples
-            self.waiting.append(value.detach())
-        else:
-            try:
-                self.number += float(value) * samples
-            except (TypeError, ValueError) as error:
-                raise HookError(
-                    f"batch_metrics[{self.name!r}] is a {type(value).__name__}; give a number or a tensor."
-                ) from error
-        self.count += samples
-
-    def fold(self) -> None:
+    def fold(self, next_weight: int) -> None:
         """Sum the waiting tensors into `tensor`, without reading anything back."""
-        if not self.waiting:
-            return
-        device = self.waiting[0].device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
-        values = torch.stack([v.reshape(()) if v.device == device else v.reshape(()).to(device) for v in self.waiting])
-        folded = values.sum(dtype=dtype) * self.weight
-        self.tensor = folded if self.tensor is None else self.tensor + folded.to(self.tensor.device)
+        if self.waiting and self.weight:
+            device = self.waiting[0].device
+            dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
+            try:
+                values = torch.stack(self.waiting)
+            except RuntimeError:  # shapes () and (1,) mixed, or devices
+                values = torch.stack([value.reshape(()).to(device) for value in self.waiting])
+            folded = values.sum(dtype=dtype) * self.weight
+            self.tensor = folded if self.tensor is None else self.tensor + folded.to(self.tensor.device)
+            self.count += self.weight * len(self.waiting)
         self.waiting = []
+        self.weight = next_weight
 
-    def compute(self) -> float:
-        self.fold()
+    def compute(self) -> float | None:
+        """Return the mean, None when no sample was added."""
+        self.fold(self.weight)
         total = self.number + (0.0 if self.tensor is None else self.tensor.item())
-        return total / self.count if self.count else float("nan")
+        return total / self.count if self.count else None
 
 
 class MetricObjects:

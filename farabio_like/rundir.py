@@ -13,13 +13,13 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
 
@@ -76,15 +76,25 @@ class RunDir:
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
-        (self.path / "config.yaml").write_text(_yaml(body), encoding="utf-8")
         text = json.dumps(environment(), indent=2)
-        (self.path / "environment.json").write_text(text + "\n", encoding="utf-8")
-        _copy_code(self.owner, self.path / "code")
+        try:
+            (self.path / "config.yaml").write_text(_yaml(body), encoding="utf-8")
+            (self.path / "environment.json").write_text(text + "\n", encoding="utf-8")
+            _copy_code(self.owner, self.path / "code")
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be written: {error.strerror or error}. Make room, or choose another "
+                "place by _logdir."
+            ) from error
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(entry)) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(finite(entry)) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def run_numbers(parent: Path) -> list[int]:
@@ -104,6 +114,8 @@ def newest_weights(logdir: str | Path, owner: type) -> Path | None:
 
 def finite(value: Any) -> Any:
     """Return plain data for JSON, where NaN and infinities are the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -128,8 +140,18 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
-        "packages": {d.name: d.version for d in sorted(metadata.distributions(), key=lambda d: (d.name or "").lower())},
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """Return the installed packages, read off the folders' names: parsing their metadata takes half a second."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        for info in Path(folder or ".").glob("*-*.dist-info"):
+            name, version = info.name.removesuffix(".dist-info").rsplit("-", 1)
+            found.setdefault(name, version)
+    return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
 
 
 def _git_commit() -> str | None:
@@ -143,21 +165,21 @@ def _git_commit() -> str | None:
 
 def _copy_code(owner: type, folder: Path) -> None:
     """Copy the sources that belong to the run: the script, the trainer's file and the modules beside them."""
-    files = [getattr(sys.modules.get("__main__"), "__file__", None)]
+    package = sys.modules.get(owner.__module__.partition(".")[0])
+    files = [getattr(module, "__file__", None) for module in (sys.modules.get("__main__"), package)]
     try:
         files.append(inspect.getsourcefile(owner))
     except (TypeError, OSError):
         pass
     own = [Path(file).resolve() for file in files if file and Path(file).is_file()]
-    installed = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), str(Path(__file__).parent)}]
-    own = [path for path in own if path.suffix == ".py" and not _inside(path, installed)]
+    own = [path for path in own if path.suffix == ".py" and not _installed(path)]
     homes = {path.parent for path in own}
     sources = set(own)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and file.endswith(".py"):
             path = Path(file).resolve()
-            if _inside(path, homes) and not _inside(path, installed) and path.is_file():
+            if _inside(path, homes) and not _installed(path) and path.is_file():
                 sources.add(path)
     if not sources:
         return
@@ -169,6 +191,13 @@ def _copy_code(owner: type, folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
+def _installed(path: Path) -> bool:
+    # By name too: the packages of `pip install --user` and of other environments are in no path of sysconfig.
+    named = {"site-packages", "dist-packages"} & set(path.parts)
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parent))
+    return bool(named) or _inside(path, [Path(folder).resolve() for folder in folders])
+
+
 def _inside(path: Path, folders: Any) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
@@ -178,12 +207,12 @@ def _yaml(value: Any, indent: str = "") -> str:
     if isinstance(value, Mapping):
         lines = []
         for key, part in value.items():
-            nested = bool(part) and isinstance(part, (Mapping, list, tuple))
+            nested = isinstance(part, (Mapping, list, tuple)) and bool(part)  # an array has no truth
             lines.append(f"{indent}{_scalar(str(key))}:" + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n"))
         return "".join(lines)
     lines = []
     for part in value:
-        if bool(part) and isinstance(part, (Mapping, list, tuple)):
+        if isinstance(part, (Mapping, list, tuple)) and part:
             lines.append(f"{indent}-\n{_yaml(part, indent + '  ')}")
         else:
             lines.append(f"{indent}- {_scalar(part)}\n")
@@ -191,16 +220,26 @@ def _yaml(value: Any, indent: str = "") -> str:
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         if not math.isfinite(value):
             return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-        text = repr(value)
+        text = float.__repr__(value)
         # YAML 1.1 takes 1e-05 for a string: a number with an exponent needs a point.
         return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    if isinstance(value, str) and value.isidentifier() and value.lower() not in _YAML_WORDS:
-        return value
-    plain = value is None or isinstance(value, (str, int, bool, dict, list, tuple))
-    return json.dumps(value if plain else repr(value), ensure_ascii=False)
+    if value is None or isinstance(value, (int, dict, list, tuple)):  # of the containers, empty ones only
+        return json.dumps(value)
+    text = str.__str__(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str) and text.isidentifier() and text.lower() not in _YAML_WORDS:
+        return text
+    return '"' + "".join(_character(character) for character in text) + '"'
+
+
+def _character(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08X}"
 
 
 _YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "none"}

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import sys
 import traceback
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from . import checkpoint, checks, components, compute, data, rundir
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError, HookError, closest
 from .loggers.console import Console, number, seconds
-from .metrics import MetricObjects, RunningMeans
+from .metrics import FOLD_EVERY, MetricObjects, RunningMeans
 
 #: The settings and their defaults. A subclass changes them in a ``define_*_attr`` method (or as class attributes).
 SETTINGS: dict[str, Any] = {
@@ -49,10 +50,16 @@ SETTINGS: dict[str, Any] = {
 
 _HIGHER_IS_BETTER = ("acc", "auc", "auroc", "dice", "f1", "iou", "jaccard", "precision", "psnr", "r2", "recall", "ssim")
 _BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", "batch", "inputs", "targets")
+_LENT = ("batch", "inputs", "targets")
 _NOTHING = object()
 
 
-@dataclass
+def _dead() -> None:
+    """Stand for a weak reference to nothing."""
+
+
+
+@dataclass(slots=True)
 class _RunState:
     """What the base itself remembers; apart from the trainer's attributes, so that no subclass's name meets it."""
 
@@ -504,11 +511,11 @@ class ConvnetTrainer:
         A pair is inputs and targets; a mapping or dataclass gives those of its keys with these names; a tensor
         alone is inputs, and the targets are None.
         """
-        batch = self.to_device(data.batch_of(item))
-        self.batch = batch
-        if type(batch) is list and len(batch) == 2:
+        batch = item[1] if type(item) is tuple and len(item) == 2 and type(item[0]) is int else item
+        batch = self.batch = self.to_device(batch)
+        if type(batch) in (list, tuple) and len(batch) == 2:
             self.inputs, self.targets = batch
-            self._run_state.lent = ("batch", "inputs", "targets")
+            self._run_state.lent = _LENT
             return
         self._return_batch()
         found = {"batch": batch, **data.inputs_and_targets(batch)}
@@ -517,7 +524,11 @@ class ConvnetTrainer:
 
     def to_device(self, batch: Any) -> Any:
         """Return the batch with its tensors on ``self.device``; containers keep their types."""
-        return data.move(batch, self.device)
+        device = self.device
+        for part in batch if type(batch) in (list, tuple) else (batch,):
+            if not isinstance(part, Tensor) or part.device != device:
+                return data.move(batch, device)
+        return batch
 
     def batch_size_of(self, batch: Any) -> int:
         """Return the number of samples in a batch: the first dimension of its first tensor."""
@@ -553,7 +564,7 @@ class ConvnetTrainer:
             raise HookError(
                 f"{type(self).__name__}.compute_loss: {missing}. Override compute_loss to return a loss without it."
             )
-        if isinstance(criterion, Mapping):
+        if isinstance(criterion, dict):
             losses = {f"loss_{name}": part(self.outputs, self.targets) for name, part in criterion.items()}
             self.batch_metrics.update(losses)
             return sum(losses.values())
@@ -565,8 +576,11 @@ class ConvnetTrainer:
 
     def optimizer_zero_grad(self) -> None:
         """Clear the gradients of every optimizer."""
-        for optimizer in components.each(self.optimizer):
-            optimizer.zero_grad()
+        if isinstance(self.optimizer, dict):
+            for optimizer in self.optimizer.values():
+                optimizer.zero_grad()
+        else:
+            self.optimizer.zero_grad()
 
     def loss_backward(self) -> None:
         """Backpropagate ``self.loss``.
@@ -586,8 +600,11 @@ class ConvnetTrainer:
 
     def optimizer_step(self) -> None:
         """Step every optimizer."""
-        for optimizer in components.each(self.optimizer):
-            optimizer.step()
+        if isinstance(self.optimizer, dict):
+            for optimizer in self.optimizer.values():
+                optimizer.step()
+        else:
+            self.optimizer.step()
 
     def save_model(self, path: str | Path | None = None) -> Path:
         """Save the weights alone, with plain keys, durably. The base never calls it.
@@ -671,7 +688,7 @@ class ConvnetTrainer:
         state = self.__dict__.get("_run_state")
         if state is not None and name in ("epoch", "step"):
             return self._epoch if name == "epoch" else state.step
-        if state is None or name not in ("batch", "inputs", "targets") or state.item is _NOTHING:
+        if state is None or name not in _LENT or state.item is _NOTHING:
             raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'{closest(name, vars(self))}")
         batch = self.batch if "batch" in state.lent else self.to_device(data.batch_of(state.item))
         found = {"batch": batch, **data.inputs_and_targets(batch)}
@@ -712,28 +729,40 @@ class ConvnetTrainer:
         # A pass inside another one's batch must not reset the metric objects that the outer one fills.
         nested = state.item is not _NOTHING
         objects = MetricObjects(copy.deepcopy(self.metrics) if nested else self.metrics, self.device)
-        last_loss, last_outputs = self.loss, self.outputs
+        measured = bool(objects.metrics)
+        losses = means["loss"]
+        size_of = data.batch_size if checks.is_default(self, "batch_size_of") else self.batch_size_of
+        # Where the default hook takes every batch, nothing of the last one can be left over.
+        takes = training and checks.is_default(self, "train_batch", "on_start_training_batch")
         bar = self._bar(name, items)
+        # Weakly: a strong reference would keep the last step's graph through the next step.
+        seen = weakref.ref(self.loss) if isinstance(self.loss, Tensor) else _dead
         try:
             # stop_train() in on_train_epoch_start asks for no batch at all.
             for item in () if state.leave or (training and state.stop) else items:
                 state.item = item
-                if state.lent:
+                if not takes and state.lent:
                     self._return_batch()
                 if self.batch_metrics:
                     self.batch_metrics = {}
+                if measured:
+                    self.outputs = None
                 if training:
                     state.step += 1
                 yield item
-                values = self.batch_metrics
-                if self.loss is not last_loss:
-                    last_loss = self.loss
-                    if isinstance(last_loss, Tensor) and last_loss.numel() == 1:
-                        values = {"loss": last_loss, **values}
-                if values:
-                    means.update(values, self.batch_size_of(data.batch_of(item)))
-                if objects.metrics and self.outputs is not last_outputs:
-                    last_outputs = self.outputs
+                loss = self.loss
+                if seen() is not loss and isinstance(loss, Tensor):
+                    seen = weakref.ref(loss)
+                    if loss.numel() == 1 and "loss" not in self.batch_metrics:
+                        samples = size_of(self.batch if "batch" in state.lent else data.batch_of(item))
+                        if samples != losses.weight or len(losses.waiting) >= FOLD_EVERY:
+                            losses.fold(samples)
+                        losses.waiting.append(loss.detach())
+                loss = None
+                if self.batch_metrics:
+                    batch = self.batch if "batch" in state.lent else data.batch_of(item)
+                    means.update(self.batch_metrics, size_of(batch))
+                if measured and self.outputs is not None:
                     objects.update(self.outputs, self.targets)
                 if bar is not None:
                     bar.tick()

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 WIDTH = 80
+NUMBER = 9  # of them a metric's value takes
 REDRAW_SECONDS = 0.1
 
 
@@ -65,7 +66,7 @@ class Console:
         room = WIDTH - self._first - len("        lr") - len("    time") - len(" *")
         chosen: list[tuple[str, str, int]] = []
         for name in dict.fromkeys(name for _, name in found):
-            width = min(max(len(name), 8), 16)
+            width = min(max(len(name), NUMBER), 16)
             same = [(part, name, width) for part, other in found if other == name]
             room -= len(same) * (width + 2)
             if room < 0:
@@ -88,27 +89,38 @@ class Console:
 
 
 class Bar:
-    """A transient tqdm bar that looks at the clock itself: a tick that draws nothing costs 0.1 us."""
+    """A transient tqdm bar that looks at the clock itself: a tick that draws nothing costs 0.1 us.
+
+    It appears after `REDRAW_SECONDS`, so a pass that is over by then shows none.
+    """
 
     def __init__(self, text: str, total: int | None) -> None:
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=total, desc=text, leave=False, dynamic_ncols=True, mininterval=0)
+        self.text = text
+        self.total = total
+        self.bar: Any = None
         self.pending = 0
         self.due = perf_counter() + REDRAW_SECONDS
 
     def tick(self) -> None:
         """Count one batch, and draw at most ten times a second."""
         self.pending += 1
-        now = perf_counter()
-        if now >= self.due:
-            self.due = now + REDRAW_SECONDS
-            self.bar.update(self.pending)
-            self.pending = 0
+        if perf_counter() >= self.due:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what was counted."""
+        if self.bar is None:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
+        self.bar.update(self.pending)
+        self.pending = 0
+        self.due = perf_counter() + REDRAW_SECONDS
 
     def close(self) -> None:
         """Take the bar away."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _columns(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -125,7 +137,8 @@ def number(value: float) -> str:
     """Return a metric in at most 9 characters."""
     if not math.isfinite(value):
         return str(value)
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+    styles = (".4f", ".3f") if value == 0 or 1e-3 <= abs(value) < 1e4 else (".2e", ".1e")
+    return next(text for style in styles if len(text := f"{value:{style}}") <= NUMBER)
 
 
 def rate(lr: Any) -> str:
