@@ -44,17 +44,17 @@ class Digits(ConvnetTrainer):
         self.batch_metrics["accuracy"] = (self.outputs.argmax(1) == self.targets).float().mean()
         return self.criterion(self.outputs, self.targets)
 
-    def on_test_end(self):
-        images, targets = self.inputs[:48], self.targets[:48]
-        predicted = self.model(images).argmax(1)
-        titles = [f"{p} ({t})" if p != t else f"{p}" for p, t in zip(predicted, targets, strict=True)]
-        grid = plots.image_grid(images, titles, wrong=(predicted != targets).tolist())
-        plots.save(grid, self.run_dir / "plots" / "predictions.png")
-
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     trainer = Digits()
     trainer.train()
     result = trainer.test()
+
+    images, targets = next(iter(trainer.test_loader))
+    images, targets = images[:48], targets[:48]
+    predicted = next(trainer.predict(images)).argmax(1).cpu()
+    titles = [f"{p}" if p == t else f"{p}, is {t}" for p, t in zip(predicted, targets, strict=True)]
+    grid = plots.image_grid(images, titles, wrong=(predicted != targets).tolist())
+    plots.save(grid, trainer.run_dir / "plots" / "predictions.png")
     print(f"test accuracy {result['accuracy']:.4f}")

@@ -8,7 +8,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -168,12 +168,18 @@ def check_settings(trainer: ConvnetTrainer) -> None:
                 f"{_class(trainer)}: {name} is {kind}{value!r}; expected a whole number, {least} or more. "
                 f"Write self.{name} = {max(least, 10 if name == '_num_epochs' else 1)}."
             )
-    for name, allowed in (("_use_tqdm", (None, True, False)), ("_monitor_mode", (None, "min", "max"))):
+    for name, allowed in (
+        ("_use_tqdm", (None, True, False)),
+        ("_monitor_mode", (None, "min", "max")),
+        ("_on_nonfinite", ("raise", "warn")),
+    ):
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
             raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
     if not isinstance(trainer._logdir, (str, Path, type(None))):
-        raise ConfigError(f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing.")
+        raise ConfigError(
+            f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."
+        )
     if not isinstance(trainer._monitor, (str, type(None))):
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 
@@ -229,6 +235,11 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}.get_trainloader left self.train_loader None; set it to a DataLoader.")
     for name in ("train", "valid", "test"):
         loader = getattr(trainer, f"{name}_loader")
+        if isinstance(loader, (GeneratorType, enumerate, zip, map, filter)) and trainer._num_epochs > 1:
+            raise DataError(
+                f"self.{name}_loader is a {type(loader).__name__}, which can be read only once, and there are "
+                f"{trainer._num_epochs} epochs. Give a DataLoader, a list, or an object whose __iter__ starts anew."
+            )
         if data.length_of(loader) == 0 and not (name == "train" and not loops):
             raise DataError(
                 f"self.{name}_loader gives no batch. {data.describe_loader(loader)} Give it more samples, a smaller "
@@ -288,8 +299,9 @@ def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
         return
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for m in all_modules(trainer) for part in m.modules()):
         warnings.warn(
-            f"{_class(trainer)}: the last train batch has one sample ({samples} samples, batch_size={loader.batch_size}), "
-            "which BatchNorm cannot normalise over. Write drop_last=True or another batch_size.",
+            f"{_class(trainer)}: the last train batch has one sample ({samples} samples, "
+            f"batch_size={loader.batch_size}), which BatchNorm cannot normalise over. "
+            "Write drop_last=True or another batch_size.",
             stacklevel=4,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .errors import CheckpointError
 
@@ -146,7 +146,7 @@ def _bare(key: str) -> str:
 
 
 def _shapes_differ(new: Any, old: Any) -> bool:
-    if isinstance(old, UninitializedTensorMixin):
+    if isinstance(old, (UninitializedBuffer, UninitializedParameter)):
         return False
     if isinstance(old, torch.Tensor) != isinstance(new, torch.Tensor):
         return True

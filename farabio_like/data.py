@@ -139,15 +139,15 @@ def fetcher(loader: Any) -> Callable[[], Iterator[Any]] | None:
         # Every DataLoader iterator draws its base seed first, whether there are workers or not.
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         if found is None:
-            for indices in loader.batch_sampler:
-                yield default_collate(dataset.__getitems__(indices))
+            for chosen in loader.batch_sampler:  # type: ignore[union-attr]
+                yield default_collate(dataset.__getitems__(chosen))  # type: ignore[attr-defined]
             return
         tensors, subset = found
         for chosen in _index_batches(loader):
             if isinstance(chosen, slice) and subset is None:
                 yield [tensor[chosen].clone(memory_format=torch.contiguous_format) for tensor in tensors]
             else:
-                indices = subset[chosen] if subset is not None else chosen
+                indices: Any = subset[chosen] if subset is not None else chosen
                 yield [tensor.index_select(0, indices) for tensor in tensors]
 
     return whole_batches
@@ -220,10 +220,11 @@ def move(batch: Any, device: torch.device) -> Any:
     if batch is None or kind in (str, bytes, int, float, bool):
         return batch
     if isinstance(batch, PackedSequence):
-        return batch.to(device)
+        return batch.to(device)  # type: ignore[arg-type]
     if isinstance(batch, tuple):
         parts = [move(part, device) for part in batch]
         return kind(*parts) if hasattr(batch, "_fields") else kind(parts)
+    moved: Any
     if isinstance(batch, list):
         moved = copy.copy(batch)
         moved[:] = [move(part, device) for part in batch]
@@ -267,8 +268,8 @@ def _first_dimension(batch: Any) -> int | None:
     elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
     else:
-        shape = getattr(batch, "shape", None)
-        return int(shape[0]) if shape else None
+        array_shape = getattr(batch, "shape", None)
+        return int(array_shape[0]) if array_shape else None
     for part in parts:
         found = _first_dimension(part)
         if found is not None:

@@ -59,7 +59,7 @@ class RunningMeans:
             if value.numel() != 1:
                 raise HookError(
                     f"batch_metrics[{name!r}] has the shape {tuple(value.shape)}; a metric is one number per batch. "
-                    f"Write self.batch_metrics[{name!r}] = value.mean()."
+                    f"Write self.batch_metrics[{name!r}] = value.float().mean()."
                 )
             if samples != mean.weight or len(mean.waiting) >= FOLD_EVERY:
                 mean.fold(samples)
@@ -92,6 +92,7 @@ class Mean:
         self.weight = 0
 
     def add_number(self, value: Any, samples: int) -> None:
+        """Add a Python number."""
         try:
             number = float(value)
         except (TypeError, ValueError) as error:
@@ -144,7 +145,7 @@ class MetricObjects:
             missing = [method for method in ("update", "compute", "reset") if not callable(getattr(metric, method, 0))]
             if missing:
                 raise HookError(
-                    f"self.metrics[{name!r}] is a {type(metric).__name__} without {' and '.join(missing)}(); give a "
+                    f"self.metrics[{name!r}] is a {type(metric).__name__} without {', '.join(missing)}; give a "
                     "torchmetrics object (pip install torchmetrics), or put a number into self.batch_metrics."
                 )
             metric.reset()

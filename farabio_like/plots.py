@@ -32,8 +32,14 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = list(dict.fromkeys(name for entry in history for part in ("train", "valid") for name in entry.get(part, {})))
-    names = [name for name in names if any(_is_number(entry.get(part, {}).get(name)) for entry in history for part in ("train", "valid"))]
+    names = list(
+        dict.fromkeys(name for entry in history for part in ("train", "valid") for name in entry.get(part, {}))
+    )
+    names = [
+        name
+        for name in names
+        if any(_is_number(entry.get(part, {}).get(name)) for entry in history for part in ("train", "valid"))
+    ]
     names = names[:MOST_PANELS]
     columns = max(1, min(len(names), 3))
     rows = max(1, math.ceil(len(names) / columns))
@@ -97,9 +103,12 @@ def image_grid(
         if index < len(images):
             image = images[index]
             low, high = image.min(), image.max()
-            panel.imshow((image - low) / (high - low).clamp_min(1e-12), cmap="gray", interpolation="nearest")
+            scaled = (image - low) / (high - low).clamp_min(1e-12)
+            panel.imshow(scaled.numpy(), cmap="gray", interpolation="nearest")
             if titles is not None:
-                panel.set_title(titles[index], fontsize=9, color="crimson" if wrong is not None and wrong[index] else "black")
+                panel.set_title(
+                    titles[index], fontsize=9, color="crimson" if wrong is not None and wrong[index] else "black"
+                )
     return figure
 
 

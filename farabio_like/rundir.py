@@ -83,8 +83,8 @@ class RunDir:
             _copy_code(self.owner, self.path / "code")
         except OSError as error:
             raise ConfigError(
-                f"the run folder {self.path} cannot be written: {error.strerror or error}. Make room, or choose another "
-                "place by _logdir."
+                f"the run folder {self.path} cannot be written: {error.strerror or error}. "
+                "Make room, or choose another place by _logdir."
             ) from error
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ def newest_weights(logdir: str | Path, owner: type) -> Path | None:
 
 
 def finite(value: Any) -> Any:
-    """Return plain data for JSON, where NaN and infinities are the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    """Return plain data for JSON; NaN and infinities become ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -208,7 +208,10 @@ def _yaml(value: Any, indent: str = "") -> str:
         lines = []
         for key, part in value.items():
             nested = isinstance(part, (Mapping, list, tuple)) and bool(part)  # an array has no truth
-            lines.append(f"{indent}{_scalar(str(key))}:" + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n"))
+            lines.append(
+                f"{indent}{_scalar(str(key))}:"
+                + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n")
+            )
         return "".join(lines)
     lines = []
     for part in value:

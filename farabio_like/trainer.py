@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import sys
 import traceback
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, checks, components, compute, data, rundir
 from .config import Config
-from .errors import CheckpointError, ConfigError, DataError, HookError, closest
+from .errors import CheckpointError, ConfigError, DataError, HookError, NonFiniteError, closest
 from .loggers.console import Console, number, seconds
 from .metrics import FOLD_EVERY, MetricObjects, RunningMeans
 
@@ -46,6 +48,7 @@ SETTINGS: dict[str, Any] = {
     "_logdir": "runs",  # folder of the run folders; None writes nothing
     "_monitor": None,  # name of the metric that decides which epoch is best; None: the loss
     "_monitor_mode": None,  # "min", "max", or None: by the metric's name
+    "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
 }
 
 _HIGHER_IS_BETTER = ("acc", "auc", "auroc", "dice", "f1", "iou", "jaccard", "precision", "psnr", "r2", "recall", "ssim")
@@ -56,7 +59,6 @@ _NOTHING = object()
 
 def _dead() -> None:
     """Stand for a weak reference to nothing."""
-
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class _RunState:
     lent: tuple[str, ...] = ()  # which of batch, inputs, targets the base set for it
     stop: bool = False
     leave: bool = False
+    partial: bool = False  # this epoch's evaluation was left early
     done: int | None = None  # the last finished epoch
     epoch_started: float = 0.0
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
@@ -128,6 +131,25 @@ class ConvnetTrainer:
     [1, 2]
     """
 
+    # Settings, as `SETTINGS` gives them, and what a run fills in.
+    _num_epochs: int
+    _start_epoch: int
+    _epoch: int
+    _has_eval: bool
+    _eval_interval: int
+    _save_epoch: int
+    _data_parallel: Any
+    _device: Any
+    _next_loop: bool
+    _model_path: Any
+    _use_tqdm: bool | None
+    _verbose: bool
+    _logdir: Any
+    _monitor: str | None
+    _monitor_mode: str | None
+    _on_nonfinite: str
+    device: Any
+
     def __init__(self, config: Any = None) -> None:
         checks.check_signatures(self)
         self._run_state = _RunState()
@@ -171,7 +193,7 @@ class ConvnetTrainer:
         self.criterion: Any = None
         self.optimizer: Any = None
         self.metrics: Any = None
-        self.device: Any = None
+        self.device = None
         self.outputs: Any = None
         self.loss: Any = None
         self.batch_metrics: dict[str, Any] = {}
@@ -542,8 +564,8 @@ class ConvnetTrainer:
         if isinstance(self.model, nn.Module):
             return self.model(self.inputs)
         raise HookError(
-            f"{type(self).__name__}.forward cannot know how to use self.model, a {type(self.model).__name__}. Write def "
-            "forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
+            f"{type(self).__name__}.forward cannot know how to use self.model, a {type(self.model).__name__}. "
+            "Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
         )
 
     def compute_loss(self) -> Any:
@@ -646,7 +668,9 @@ class ConvnetTrainer:
         chosen_by_user = path is not None
         path = Path(path) if path is not None else self._weights_to_test()
         if path is None:
-            state.weights = state.chosen or "those in memory" + ("" if state.touched else ", as built: no run was found")
+            state.weights = state.chosen or "those in memory" + (
+                "" if state.touched else ", as built: no run was found"
+            )
             return
         if path.is_dir():
             path = path / "model.pth"
@@ -689,7 +713,7 @@ class ConvnetTrainer:
         if state is not None and name in ("epoch", "step"):
             return self._epoch if name == "epoch" else state.step
         if state is None or name not in _LENT or state.item is _NOTHING:
-            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'{closest(name, vars(self))}")
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'.{closest(name, vars(self))}")
         batch = self.batch if "batch" in state.lent else self.to_device(data.batch_of(state.item))
         found = {"batch": batch, **data.inputs_and_targets(batch)}
         if name not in found:
@@ -767,6 +791,7 @@ class ConvnetTrainer:
                 if bar is not None:
                     bar.tick()
                 if state.leave or (training and state.stop):
+                    state.partial = not training
                     break
         finally:
             state.item = _NOTHING
@@ -774,6 +799,21 @@ class ConvnetTrainer:
                 bar.close()
         self.loader_metrics = {**means.compute(), **objects.compute()}
         self.epoch_metrics[name] = self.loader_metrics
+        if training and not math.isfinite(self.loader_metrics.get("loss", 0.0)):
+            self._report_nonfinite()
+
+    def _report_nonfinite(self) -> None:
+        named = [pair for m in self._modules() if isinstance(m, nn.Module) for pair in m.named_parameters()]
+        bad = [name for name, parameter in named if not parameter.detach().isfinite().all()]
+        message = (
+            f"{type(self).__name__}: the training loss of epoch {self._epoch} (up to step {self.step}) is "
+            f"{self.loader_metrics['loss']}, with lr {self._learning_rates()}; {len(bad)} of {len(named)} parameters "
+            f"are not finite{f', the first is {bad[0]}' if bad else ''}. Lower the learning rate, clip the gradients, "
+            "check the inputs for NaN, or set self._on_nonfinite = 'warn' to go on."
+        )
+        if self._on_nonfinite == "raise":
+            raise NonFiniteError(message)
+        warnings.warn(message, stacklevel=5)
 
     def _bar(self, name: str, items: Iterable[Any]) -> Any:
         quiet = type(items).__name__.startswith("tqdm")  # a subclass shows a bar of its own
@@ -870,6 +910,7 @@ class ConvnetTrainer:
 
     def _start_epoch_clock(self) -> None:
         self._run_state.epoch_started = perf_counter()
+        self._run_state.partial = False
         self.epoch_metrics = {}
 
     def _evaluation_is_due(self) -> bool:
@@ -912,7 +953,7 @@ class ConvnetTrainer:
         if not state.history or state.history[-1]["epoch"] != self._epoch:
             return  # a subclass with a train_epoch of its own
         entry = state.history[-1]
-        best = self._is_best(entry)
+        best = not state.partial and self._is_best(entry)
         if state.run is not None:
             last = self._epoch >= self._num_epochs or state.stop or state.leave
             if best or last or self._epoch % self._save_epoch == 0:
@@ -993,7 +1034,9 @@ class ConvnetTrainer:
 
         best = self._run_state.best
         try:
-            plots.save(plots.curves(self._run_state.history, best[3] if best else None), run.path / "plots" / "curves.png")
+            plots.save(
+                plots.curves(self._run_state.history, best[3] if best else None), run.path / "plots" / "curves.png"
+            )
         except ImportError as error:
             self._run_state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
 
@@ -1026,7 +1069,9 @@ class ConvnetTrainer:
     def _close_test(self) -> dict[str, Any]:
         state = self._run_state
         metrics = self.epoch_metrics.pop("test", {})
-        shown = "  ".join(f"{name} {number(value)}" for name, value in metrics.items() if isinstance(value, (int, float)))
+        shown = "  ".join(
+            f"{name} {number(value)}" for name, value in metrics.items() if isinstance(value, (int, float))
+        )
         state.console.line(f"\ntest  {shown}")
         if state.weights:
             state.console.line(f"weights: {state.weights}")
