@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from farabio_like import ConvnetTrainer
+from farabio_like import ConvnetTrainer, NonFiniteError
 
 BATCHES = [(torch.ones(2, 3), torch.zeros(2, 1)), (torch.ones(1, 3), torch.zeros(1, 1))]
 
@@ -445,6 +445,24 @@ def test_a_running_loss_of_the_subclass_is_left_alone():
             self.loss += self.criterion(self.model(self.inputs), self.targets).item()
 
     assert "loss" not in Running().train()[0]["train"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_before_anything_is_saved(bad, tmp_path):
+    class Diverges(Setup):
+        def compute_loss(self):
+            return super().compute_loss() * (bad if self.epoch == 2 and self.model.training else 1.0)
+
+    trainer = Diverges()
+    trainer._logdir = tmp_path
+    with pytest.raises(NonFiniteError, match="epoch 2 .up to step 4. is (nan|inf).*1 of|2 of 2 parameters"):
+        trainer.train()
+    good = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert good["epoch"] == 1 and good["model"]["weight"].isfinite().all()
+    trainer = Diverges()
+    trainer._on_nonfinite = "warn"
+    with pytest.warns(UserWarning, match="the training loss of epoch 2"):
+        assert len(trainer.train()) == 2
 
 
 class Flags(Setup):

@@ -411,7 +411,7 @@ def test_an_object_that_is_no_metric_is_named():
             super().build_model()
             self.metrics = {"auc": nn.MSELoss()}
 
-    with pytest.raises(HookError, match=r"self\.metrics\['auc'\] is a MSELoss without update and compute and reset"):
+    with pytest.raises(HookError, match=r"self\.metrics\['auc'\] is a MSELoss without update, compute, reset"):
         Wrong().train()
 
 

@@ -50,7 +50,7 @@ class Console:
         """Print the line of an epoch; the headings come before the first one and when the metrics change."""
         if not self.verbose:
             return
-        if not set(_columns(entry)) <= self._known:
+        if not self._first or not set(_columns(entry)) <= self._known:
             self._lay_out(_columns(entry), last_epoch)
         cells = [f"{entry['epoch']:>{len(str(last_epoch))}}/{last_epoch}".rjust(self._first)]
         for part, name, width in self._columns:
@@ -112,7 +112,9 @@ class Bar:
         if self.bar is None:
             from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
+            # Without the thread by which tqdm watches its bars: it would outlive the run.
+            kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+            self.bar = kind(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
         self.bar.update(self.pending)
         self.pending = 0
         self.due = perf_counter() + REDRAW_SECONDS
@@ -137,7 +139,7 @@ def number(value: float) -> str:
     """Return a metric in at most 9 characters."""
     if not math.isfinite(value):
         return str(value)
-    styles = (".4f", ".3f") if value == 0 or 1e-3 <= abs(value) < 1e4 else (".2e", ".1e")
+    styles = (".4f", ".3f", ".2e") if value == 0 or 1e-3 <= abs(value) < 1e4 else (".2e", ".1e")
     return next(text for style in styles if len(text := f"{value:{style}}") <= NUMBER)
 
 
