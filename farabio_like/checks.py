@@ -8,7 +8,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, GeneratorType
+from types import CodeType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,9 +97,10 @@ def warn_misspelt_hooks(cls: type, base: type) -> None:
     for name, value in vars(cls).items():
         if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
             continue
-        hint = closest(name, known, cutoff=0.72 if name.startswith("on_") else 0.82)
+        usual = name.replace("begin", "start")  # as other libraries say it
+        hint = closest(usual, known, cutoff=0.72 if name.startswith("on_") else 0.82)
         if hint and not any(name in code.co_names for code in _code_of(cls, base)):
-            warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=4)
+            warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=3)
 
 
 def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
@@ -112,7 +113,7 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
             continue
         hint = closest(name, [s for s in settings if s.startswith("_")], cutoff=0.82)
         if hint and name != "_run_state" and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
-            warnings.warn(f"{cls.__name__} sets {name}, which is no setting.{hint}", stacklevel=4)
+            warnings.warn(f"{cls.__name__} sets {name}, which is no setting.{hint}", stacklevel=3)
 
 
 def _code_of(cls: type, base: type) -> Iterator[CodeType]:
@@ -147,8 +148,10 @@ def check_signatures(trainer: ConvnetTrainer) -> None:
             raise HookError(f"{_class(trainer)}.{name} is {hook!r}; expected a method: def {name}({own}).")
         try:
             signature = inspect.signature(hook)
-        except (TypeError, ValueError):  # a builtin without one
-            continue
+        except (TypeError, ValueError):
+            if not isinstance(hook, MethodType):  # a builtin without one
+                continue
+            raise HookError(f"{_class(trainer)}.{name} has no self. Write def {name}({own}).") from None
         try:
             signature.bind(*arguments)
         except TypeError as error:
@@ -235,7 +238,8 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}.get_trainloader left self.train_loader None; set it to a DataLoader.")
     for name in ("train", "valid", "test"):
         loader = getattr(trainer, f"{name}_loader")
-        if isinstance(loader, (GeneratorType, enumerate, zip, map, filter)) and trainer._num_epochs > 1:
+        again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
+        if again and isinstance(loader, (GeneratorType, enumerate, zip, map, filter)):
             raise DataError(
                 f"self.{name}_loader is a {type(loader).__name__}, which can be read only once, and there are "
                 f"{trainer._num_epochs} epochs. Give a DataLoader, a list, or an object whose __iter__ starts anew."
@@ -286,7 +290,7 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
                 f"{_class(trainer)}: {len(left)} trainable parameters are in no optimizer and will not change: "
                 f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}. Give them to one, or freeze them by "
                 "requires_grad_(False).",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
@@ -302,7 +306,7 @@ def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
             f"{_class(trainer)}: the last train batch has one sample ({samples} samples, "
             f"batch_size={loader.batch_size}), which BatchNorm cannot normalise over. "
             "Write drop_last=True or another batch_size.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -16,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,11 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, rundir
+from . import checkpoint, checks, components, compute, data, rundir, stages
+from .callbacks import base as events
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError, HookError, NonFiniteError, closest
 from .loggers.console import Console, number, seconds
 from .metrics import FOLD_EVERY, MetricObjects, RunningMeans
+from .stages import Stage
 
 #: The settings and their defaults. A subclass changes them in a ``define_*_attr`` method (or as class attributes).
 SETTINGS: dict[str, Any] = {
@@ -48,11 +51,17 @@ SETTINGS: dict[str, Any] = {
     "_logdir": "runs",  # folder of the run folders; None writes nothing
     "_monitor": None,  # name of the metric that decides which epoch is best; None: the loss
     "_monitor_mode": None,  # "min", "max", or None: by the metric's name
+    "_stages": None,  # list of Stage; None: the run is one stage
+    "_scheduler_step": "epoch",  # or "step": when self.scheduler moves
+    "_loss_weights": None,  # for a dict of criteria: None (sum), "mean", or {name: weight}
+    "_evaluate_first": False,  # evaluate once before the first step
+    "_load_best": False,  # end with the best epoch's weights in memory
     "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
 }
 
 _HIGHER_IS_BETTER = ("acc", "auc", "auroc", "dice", "f1", "iou", "jaccard", "precision", "psnr", "r2", "recall", "ssim")
 _BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", "batch", "inputs", "targets")
+_READABLE = {"epoch": "", "step": "step", "loader_name": "loader", "stage": "stage", "exception": "exception"}
 _LENT = ("batch", "inputs", "targets")
 _NOTHING = object()
 
@@ -73,8 +82,15 @@ class _RunState:
     lent: tuple[str, ...] = ()  # which of batch, inputs, targets the base set for it
     stop: bool = False
     leave: bool = False
+    stop_loader: bool = False
     partial: bool = False  # this epoch's evaluation was left early
     done: int | None = None  # the last finished epoch
+    stage: Stage | None = None
+    stage_end: int | None = None  # the last epoch of the stage
+    loader: str | None = None  # which loader is read: "train", "valid", "test"
+    listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    exception: BaseException | None = None
+    scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
     epoch_started: float = 0.0
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
     saved: bool = False  # save_model was called in this run
@@ -93,7 +109,8 @@ class ConvnetTrainer:
 
     Attributes
     ----------
-    model, criterion, optimizer : one object, or a dict of them
+    model, criterion, optimizer, scheduler : one object, or a dict of them
+    callbacks : list of Callback
     train_loader, valid_loader, test_loader : iterable of batches
     metrics : None, a torchmetrics object, or a dict of them
         Updated with ``outputs`` and ``targets`` of every batch, computed per loader.
@@ -110,6 +127,12 @@ class ConvnetTrainer:
         One per epoch: ``epoch``, ``train``, ``valid``, ``lr``, ``seconds``.
     epoch, step : int
         Number of the current epoch, and of the current training batch since the first; from 1.
+    loader_name : str or None
+        Which loader is being read: ``"train"``, ``"valid"``, ``"test"``.
+    stage : Stage or None
+        The current stage, in a run that has stages.
+    exception : BaseException or None
+        What ended the last run.
     run_dir : pathlib.Path or None
         The folder of this run.
 
@@ -147,6 +170,11 @@ class ConvnetTrainer:
     _logdir: Any
     _monitor: str | None
     _monitor_mode: str | None
+    _stages: Any
+    _scheduler_step: str
+    _loss_weights: Any
+    _evaluate_first: bool
+    _load_best: bool
     _on_nonfinite: str
     device: Any
 
@@ -192,6 +220,8 @@ class ConvnetTrainer:
         self.model: Any = None
         self.criterion: Any = None
         self.optimizer: Any = None
+        self.scheduler: Any = None
+        self.callbacks: Any = []
         self.metrics: Any = None
         self.device = None
         self.outputs: Any = None
@@ -296,13 +326,14 @@ class ConvnetTrainer:
         self._open_run()
         try:
             self.on_train_start()
+            self._fire("on_train_start")
             self.start_logger()
-            self.train_loop()
-        except BaseException:
-            self._end_after_exception()
+            for _ in self._stage_by_stage():
+                self.train_loop()
+        except BaseException as error:
+            self._end_run(error)
             raise
-        self.on_train_end()
-        self._close_run()
+        self._end_run()
         return self._run_state.history
 
     def on_train_start(self) -> None:
@@ -311,16 +342,22 @@ class ConvnetTrainer:
     def start_logger(self) -> None:
         """Start loggers of your own. Called once by `train`, after `on_train_start`."""
 
+    def on_stage_start(self) -> None:
+        """Called before each stage of a run with ``_stages``: change losses, optimizers, loaders, freeze parts here."""
+
     def train_loop(self) -> None:
         """Run `train_epoch` for every epoch, until the last one or `stop_train`."""
         state = self._run_state
         self._epoch = self._first_epoch()
-        while self._epoch <= self._num_epochs and not (state.stop or state.leave):
+        while self._epoch <= self._last_epoch() and not (state.stop or state.leave):
             self.train_epoch()
             self._finish_epoch()
-            if self._epoch >= self._num_epochs:
+            if self._epoch >= self._last_epoch():
                 break
             self._epoch += 1
+
+    def on_stage_end(self) -> None:
+        """Called after each stage of a run with ``_stages``."""
 
     def train_epoch(self) -> None:
         """Run one epoch: every train batch, then the evaluation when it is due."""
@@ -330,13 +367,16 @@ class ConvnetTrainer:
         if self.train_loader is not None:
             self.train_epoch_iter = data.Items(self.train_loader, "train")
         self.on_train_epoch_start()
+        self._fire("on_train_epoch_start")
         for item in self._follow("train", self.train_epoch_iter):
             self.train_batch(item)
         self.on_train_epoch_end()
+        self._fire("on_train_epoch_end")
         if self._evaluation_is_due():
             self.evaluate_epoch()
         self._record_epoch()
         self.on_epoch_end()
+        self._fire("on_epoch_end")
 
     def on_train_epoch_start(self) -> None:
         """Called before the batches of an epoch; ``self.train_epoch_iter`` may be set or wrapped here.
@@ -346,9 +386,14 @@ class ConvnetTrainer:
 
     def train_batch(self, item: Any) -> None:
         """Run the three hooks of one training batch."""
+        listeners = self._run_state.listeners
         self.on_start_training_batch(item)
+        if "on_start_training_batch" in listeners:
+            self._fire("on_start_training_batch")
         self.training_step()
         self.on_end_training_batch()
+        if "on_end_training_batch" in listeners:
+            self._fire("on_end_training_batch")
 
     def on_start_training_batch(self, item: Any) -> None:
         """Take the batch: set ``self.batch``, ``self.inputs``, ``self.targets``. Called first for every batch.
@@ -394,15 +439,19 @@ class ConvnetTrainer:
             if self.valid_loader is not None:
                 self.valid_epoch_iter = data.Items(self.valid_loader, "valid")
             self.on_evaluate_epoch_start()
+            self._fire("on_evaluate_epoch_start")
             for item in self._follow("valid", self.valid_epoch_iter):
                 self.on_evaluate_batch_start(item)
+                self._fire("on_evaluate_batch_start")
                 if self._next_loop:
                     self._next_loop = False
                     self.batch_metrics = {}
                     continue
                 self.evaluate_batch(item)
                 self.on_evaluate_batch_end()
+                self._fire("on_evaluate_batch_end")
             self.on_evaluate_epoch_end()
+            self._fire("on_evaluate_epoch_end")
         return self.epoch_metrics.get("valid", {})
 
     def on_evaluate_epoch_start(self) -> None:
@@ -447,8 +496,10 @@ class ConvnetTrainer:
             if self.test_loader is not None:
                 self.test_loop_iter = data.Items(self.test_loader, "test")
             self.on_test_start()
+            self._fire("on_test_start")
             self.test_loop()
             self.on_test_end()
+            self._fire("on_test_end")
         return self._close_test()
 
     def on_test_start(self) -> None:
@@ -458,8 +509,10 @@ class ConvnetTrainer:
         """Run the three hooks of every test batch."""
         for item in self._follow("test", self.test_loop_iter):
             self.on_start_test_batch()
+            self._fire("on_start_test_batch")
             self.test_step(item)
             self.on_end_test_batch()
+            self._fire("on_end_test_batch")
 
     def on_start_test_batch(self) -> None:
         """Called before every `test_step`."""
@@ -571,8 +624,8 @@ class ConvnetTrainer:
     def compute_loss(self) -> Any:
         """Set ``self.outputs``, may fill ``self.batch_metrics``, and return the loss: the method to override.
 
-        Called by `training_step`, `evaluate_batch` and `test_step`. A dict of criteria is summed, each one also
-        in ``batch_metrics`` as ``loss_<name>``.
+        Called by `training_step`, `evaluate_batch` and `test_step`. A dict of criteria is combined by
+        ``_loss_weights``, each one also in ``batch_metrics`` as ``loss_<name>``.
 
         Returns
         -------
@@ -587,9 +640,9 @@ class ConvnetTrainer:
                 f"{type(self).__name__}.compute_loss: {missing}. Override compute_loss to return a loss without it."
             )
         if isinstance(criterion, dict):
-            losses = {f"loss_{name}": part(self.outputs, self.targets) for name, part in criterion.items()}
-            self.batch_metrics.update(losses)
-            return sum(losses.values())
+            losses = {name: part(self.outputs, self.targets) for name, part in criterion.items()}
+            self.batch_metrics.update({f"loss_{name}": loss for name, loss in losses.items()})
+            return self._combine(losses)
         return criterion(self.outputs, self.targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -627,6 +680,77 @@ class ConvnetTrainer:
                 optimizer.step()
         else:
             self.optimizer.step()
+        if self.scheduler is not None and self._scheduler_step == "step":
+            for scheduler in components.each(self.scheduler):
+                scheduler.step()
+
+    @contextlib.contextmanager
+    def only(self, *names: str) -> Iterator[None]:
+        """Train the parameters of these optimizers alone, for the steps of a GAN: the others get no gradients.
+
+        Parameters
+        ----------
+        *names : str
+            Keys of ``self.optimizer``.
+
+        Examples
+        --------
+        ``with self.only("discriminator"): self.discriminator_loss().backward()``
+        """
+        unknown = [name for name in names if name not in (self.optimizer if isinstance(self.optimizer, dict) else ())]
+        if unknown:
+            there = list(self.optimizer) if isinstance(self.optimizer, dict) else "no dict"
+            raise ConfigError(f"only{names}: there is no optimizer {unknown[0]!r}; self.optimizer is {there}.")
+        kept = {id(p) for name in names for group in self.optimizer[name].param_groups for p in group["params"]}
+        others = [
+            parameter
+            for optimizer in self.optimizer.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) not in kept and parameter.requires_grad
+        ]
+        try:
+            for parameter in others:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def get_lr(self) -> Any:
+        """Return the learning rate: a float, a list for several parameter groups, a dict for several optimizers."""
+        rates = {}
+        for name, optimizer in components.named(self.optimizer, ""):
+            groups = [float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group]
+            rates[name] = groups[0] if len(set(groups)) == 1 else groups or None
+        if isinstance(self.optimizer, dict):
+            return dict(zip(self.optimizer, rates.values(), strict=True))
+        return next(iter(rates.values()), None)
+
+    def set_lr(self, lr: Any) -> None:
+        """Set the learning rate, in the form that `get_lr` returns; one number sets every group.
+
+        Raises
+        ------
+        ConfigError
+            If there is another number of groups, or no such optimizer.
+        """
+        if isinstance(lr, Mapping):
+            if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
+                raise ConfigError(f"set_lr({dict(lr)}): self.optimizer has no such keys; get_lr() is {self.get_lr()}.")
+            pairs = [(self.optimizer[name], value) for name, value in lr.items()]
+        else:
+            pairs = [(optimizer, lr) for optimizer in components.each(self.optimizer)]
+        for optimizer, value in pairs:
+            groups = optimizer.param_groups
+            values = list(value) if isinstance(value, (list, tuple)) else [value] * len(groups)
+            if len(values) != len(groups):
+                raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
+            for group, new in zip(groups, values, strict=True):
+                if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
+                    group["lr"].fill_(new)
+                else:
+                    group["lr"] = new
 
     def save_model(self, path: str | Path | None = None) -> Path:
         """Save the weights alone, with plain keys, durably. The base never calls it.
@@ -698,6 +822,10 @@ class ConvnetTrainer:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""
         self._run_state.stop = True
 
+    def stop_loader(self) -> None:
+        """Read no further batch of the current loader; the run goes on."""
+        self._run_state.stop_loader = True
+
     def exit_trainer(self) -> None:
         """End training like `stop_train`, and skip what is left of the epoch's evaluation."""
         self._run_state.leave = True
@@ -710,8 +838,8 @@ class ConvnetTrainer:
         So a subclass may override the hook that takes the batch and still find them.
         """
         state = self.__dict__.get("_run_state")
-        if state is not None and name in ("epoch", "step"):
-            return self._epoch if name == "epoch" else state.step
+        if state is not None and name in _READABLE:
+            return self._epoch if name == "epoch" else getattr(state, _READABLE[name])
         if state is None or name not in _LENT or state.item is _NOTHING:
             raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'.{closest(name, vars(self))}")
         batch = self.batch if "batch" in state.lent else self.to_device(data.batch_of(state.item))
@@ -726,6 +854,21 @@ class ConvnetTrainer:
         self.__dict__.update(missing)
         state.lent += tuple(missing)
         return missing[name]
+
+    def _fire(self, event: str) -> None:
+        """Call the callbacks that listen to an event."""
+        for listener in self._run_state.listeners.get(event, ()):
+            listener(self)
+
+    def _combine(self, losses: dict[str, Any]) -> Any:
+        """Return one loss of several, as ``_loss_weights`` says."""
+        weights = self._loss_weights
+        if isinstance(weights, Mapping):
+            if set(weights) != set(losses):
+                raise ConfigError(f"_loss_weights has the keys {list(weights)}, self.criterion has {list(losses)}.")
+            return sum(weights[name] * loss for name, loss in losses.items())
+        total = sum(losses.values())
+        return total / len(losses) if weights == "mean" else total
 
     def _return_batch(self) -> None:
         """Forget what the base set for the last item, so that nothing stale is read."""
@@ -761,6 +904,7 @@ class ConvnetTrainer:
         bar = self._bar(name, items)
         # Weakly: a strong reference would keep the last step's graph through the next step.
         seen = weakref.ref(self.loss) if isinstance(self.loss, Tensor) else _dead
+        outer, state.loader, state.stop_loader = state.loader, name, False
         try:
             # stop_train() in on_train_epoch_start asks for no batch at all.
             for item in () if state.leave or (training and state.stop) else items:
@@ -790,11 +934,12 @@ class ConvnetTrainer:
                     objects.update(self.outputs, self.targets)
                 if bar is not None:
                     bar.tick()
-                if state.leave or (training and state.stop):
-                    state.partial = not training
+                if state.stop_loader or state.leave or (training and state.stop):
+                    state.partial = state.leave and not training
                     break
         finally:
             state.item = _NOTHING
+            state.loader, state.stop_loader = outer, False
             if bar is not None:
                 bar.close()
         self.loader_metrics = {**means.compute(), **objects.compute()}
@@ -807,7 +952,7 @@ class ConvnetTrainer:
         bad = [name for name, parameter in named if not parameter.detach().isfinite().all()]
         message = (
             f"{type(self).__name__}: the training loss of epoch {self._epoch} (up to step {self.step}) is "
-            f"{self.loader_metrics['loss']}, with lr {self._learning_rates()}; {len(bad)} of {len(named)} parameters "
+            f"{self.loader_metrics['loss']}, with lr {self.get_lr()}; {len(bad)} of {len(named)} parameters "
             f"are not finite{f', the first is {bad[0]}' if bad else ''}. Lower the learning rate, clip the gradients, "
             "check the inputs for NaN, or set self._on_nonfinite = 'warn' to go on."
         )
@@ -889,8 +1034,13 @@ class ConvnetTrainer:
         state.item = _NOTHING
         state.console.verbose, state.console.use_tqdm = self._verbose, self._use_tqdm
         checks.before_training(self)
+        state.listeners = events.listeners(self.callbacks)
+        state.exception = None
+        if self._stages is not None:
+            stages.check(self._stages, SETTINGS)
+            self._num_epochs = self._start_epoch - 1 + sum(stage.num_epochs for stage in self._stages)
         first = self._first_epoch()
-        if state.done is not None and first > self._num_epochs:
+        if state.done is not None and first > self._num_epochs and self._stages is None:
             self._num_epochs = state.done + max(0, self._num_epochs - self._start_epoch + 1)
         if self._logdir is not None and state.run is None:
             state.run = rundir.RunDir(self._logdir, type(self))
@@ -908,14 +1058,48 @@ class ConvnetTrainer:
         done = self._run_state.done
         return self._start_epoch if done is None else done + 1
 
+    def _last_epoch(self) -> int:
+        end = self._run_state.stage_end
+        return self._num_epochs if end is None else end
+
+    def _stage_by_stage(self) -> Iterator[None]:
+        """Yield once per stage that is left, once in a run without stages."""
+        state = self._run_state
+        if self._evaluate_first and self._evaluation_is_due(first=True):
+            self.evaluate_epoch()
+            state.console.line(f"before the first step: {_shown(self.epoch_metrics.get('valid', {}))}")
+        if self._stages is None:
+            yield
+            return
+        end = self._start_epoch - 1
+        for stage in self._stages:
+            end += stage.num_epochs
+            if state.stop or state.leave or self._first_epoch() > end:
+                continue
+            state.stage, state.stage_end = stage, end
+            before = {f"_{name}": getattr(self, f"_{name}") for name in stage.settings}
+            vars(self).update({f"_{name}": value for name, value in stage.settings.items()})
+            state.best = None  # another loss, maybe another metric
+            state.console.line(f"\nstage {stage.name}: epochs {self._first_epoch()} to {end}")
+            try:
+                self.on_stage_start()
+                self._fire("on_stage_start")
+                yield
+                self.on_stage_end()
+                self._fire("on_stage_end")
+            finally:
+                vars(self).update(before)
+                state.stage = state.stage_end = None
+
     def _start_epoch_clock(self) -> None:
         self._run_state.epoch_started = perf_counter()
         self._run_state.partial = False
+        self._run_state.scheduler_marks = [_position(s) for s in components.each(self.scheduler)]
         self.epoch_metrics = {}
 
-    def _evaluation_is_due(self) -> bool:
+    def _evaluation_is_due(self, first: bool = False) -> bool:
         state = self._run_state
-        if not self._has_eval or state.leave or self._epoch % self._eval_interval:
+        if not self._has_eval or state.leave or (self._epoch % self._eval_interval and not first):
             return False
         own = not checks.is_default(self, "evaluate_epoch") or not checks.is_default(self, "on_evaluate_epoch_start")
         if self.valid_loader is None and self.valid_epoch_iter is None and not own:
@@ -931,20 +1115,26 @@ class ConvnetTrainer:
                 "epoch": self._epoch,
                 "train": self.epoch_metrics.get("train", {}),
                 "valid": self.epoch_metrics.get("valid", {}),
-                "lr": self._learning_rates(),
+                "lr": self.get_lr(),
                 "seconds": perf_counter() - state.epoch_started,
             }
         )
 
-    def _learning_rates(self) -> Any:
-        rates = {
-            name: float(optimizer.param_groups[0]["lr"])
-            for name, optimizer in components.named(self.optimizer, "")
-            if getattr(optimizer, "param_groups", None)
-        }
-        if isinstance(self.optimizer, Mapping):
-            return {str(key): rates[name] for key, name in zip(self.optimizer, rates, strict=False)}
-        return next(iter(rates.values()), None)
+    def _step_schedulers(self, entry: dict[str, Any]) -> None:
+        """Step the schedulers that move per epoch, except those that a hook has stepped in this epoch."""
+        if self._scheduler_step != "epoch":
+            return
+        for scheduler, mark in zip(components.each(self.scheduler), self._run_state.scheduler_marks, strict=False):
+            if _position(scheduler) != mark:
+                continue
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                name, _, value = self._monitored(entry)
+                if value is not None:
+                    scheduler.step(value)
+                elif self._monitor is None and self._eval_interval == 1:
+                    raise ConfigError(f"ReduceLROnPlateau needs a metric, and there is no {name!r}; set self._monitor.")
+            else:
+                scheduler.step()
 
     def _finish_epoch(self) -> None:
         """After on_epoch_end: find the best epoch, save, print and write the epoch's line."""
@@ -953,6 +1143,7 @@ class ConvnetTrainer:
         if not state.history or state.history[-1]["epoch"] != self._epoch:
             return  # a subclass with a train_epoch of its own
         entry = state.history[-1]
+        self._step_schedulers(entry)
         best = not state.partial and self._is_best(entry)
         if state.run is not None:
             last = self._epoch >= self._num_epochs or state.stop or state.leave
@@ -961,21 +1152,26 @@ class ConvnetTrainer:
             state.run.append({**entry, "best": best})
         state.console.epoch(entry, self._num_epochs, best)
 
-    def _is_best(self, entry: dict[str, Any]) -> bool:
-        state = self._run_state
+    def _monitored(self, entry: dict[str, Any]) -> tuple[str, str, float | None]:
+        """Return name, part and value of the monitored metric in an epoch, None where it was not evaluated."""
         name = self._monitor or "loss"
         part = "valid" if name in entry["valid"] else "train"
         value = entry[part].get(name)
-        if not isinstance(value, (int, float)):
-            there = list(dict.fromkeys([*entry["train"], *entry["valid"]]))
-            waits = self._has_eval and not entry["valid"] and self._eval_interval > 1
-            if self._monitor is not None and not waits:
-                raise ConfigError(
-                    f"_monitor is {name!r}, but no such metric was recorded in epoch {self._epoch}."
-                    f"{closest(name, there)} There are: {', '.join(there) or 'none'}."
-                )
-            return False
-        if value != value or (state.best is not None and state.best[0] == "valid" and part == "train"):
+        if isinstance(value, (int, float)):
+            return name, part, value
+        there = list(dict.fromkeys([*entry["train"], *entry["valid"]]))
+        waits = self._has_eval and not entry["valid"] and self._eval_interval > 1
+        if self._monitor is not None and not waits:
+            raise ConfigError(
+                f"_monitor is {name!r}, but no such metric was recorded in epoch {self._epoch}."
+                f"{closest(name, there)} There are: {', '.join(there) or 'none'}."
+            )
+        return name, part, None
+
+    def _is_best(self, entry: dict[str, Any]) -> bool:
+        state = self._run_state
+        name, part, value = self._monitored(entry)
+        if value is None or value != value or (state.best is not None and state.best[0] == "valid" and part == "train"):
             return False
         if state.best is None or state.best[0] != part or self._improves(name, value, state.best[2]):
             state.best = (part, name, value, self._epoch)
@@ -1003,17 +1199,35 @@ class ConvnetTrainer:
         if best:
             checkpoint.link_durably(run.last, run.best)
 
-    def _end_after_exception(self) -> None:
-        """Run on_train_end for an exception that is on its way out, and which nothing may replace."""
-        try:
-            self.on_train_end()
-        except Exception:
-            print("on_train_end raised as well, after the error that ends the run:", file=sys.stderr)
-            traceback.print_exc()
+    def _end_run(self, error: BaseException | None = None) -> None:
+        """Run every on_train_end and close, also when one raises; the first error wins."""
+        state = self._run_state
+        state.exception = error
+        steps: list[Any] = [partial(listener, self) for listener in state.listeners.get("on_train_end", ())]
+        steps.insert(0, self.on_train_end)
+        if error is not None:
+            steps[:0] = [partial(listener, self) for listener in state.listeners.get("on_exception", ())]
+        else:
+            steps.append(self._close_run)
+        first = error
+        for step in [*steps, *(callback.close for callback in self.callbacks)]:
+            try:
+                step()
+            except Exception as further:
+                if first is None:
+                    first = further
+                else:
+                    print("another error, after the one that ends the run:", file=sys.stderr)
+                    traceback.print_exception(further)
+        state.exception = first
+        if error is None and first is not None:
+            raise first
 
     def _close_run(self) -> None:
         """Write the weights and the curves, print where everything is."""
         state = self._run_state
+        if self._load_best and state.run is not None and state.run.best.is_file():
+            self.load_model(state.run.best)
         if state.run is not None and state.history:
             if not state.saved and self._modules():
                 checkpoint.save(components.model_state(self._model()), state.run.weights)
@@ -1058,6 +1272,7 @@ class ConvnetTrainer:
         state.leave = False
         state.item = _NOTHING
         state.weights = ""
+        state.listeners = events.listeners(self.callbacks)
         state.console.verbose, state.console.use_tqdm = self._verbose, self._use_tqdm
         if self.test_loader is None and self.test_loop_iter is None:
             if checks.is_default(self, "on_test_start", "test_loop"):
@@ -1069,15 +1284,20 @@ class ConvnetTrainer:
     def _close_test(self) -> dict[str, Any]:
         state = self._run_state
         metrics = self.epoch_metrics.pop("test", {})
-        shown = "  ".join(
-            f"{name} {number(value)}" for name, value in metrics.items() if isinstance(value, (int, float))
-        )
-        state.console.line(f"\ntest  {shown}")
+        state.console.line(f"\ntest  {_shown(metrics)}")
         if state.weights:
             state.console.line(f"weights: {state.weights}")
         if state.run is not None:
             state.run.append({"test": metrics, "weights": state.weights})
         return metrics
+
+
+def _position(scheduler: Any) -> int:
+    return getattr(scheduler, "last_epoch", 0)
+
+
+def _shown(metrics: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items() if isinstance(value, (int, float)))
 
 
 _NO_CONTEXT = contextlib.nullcontext()

@@ -13,6 +13,7 @@ GRAPHS = Path(__file__).parents[1] / "docs" / "graphs"
 
 # What the default bodies of the batch hooks use, and predict: the graphs end at the hooks.
 INSIDE_HOOKS = {
+    "get_lr",
     "autocast",
     "batch_size_of",
     "compute_loss",

@@ -22,8 +22,8 @@ def test_a_run_that_shows_and_draws_nothing_needs_neither_bar_nor_pictures(pytho
 import sys
 sys.modules["tqdm"] = sys.modules["tqdm.auto"] = sys.modules["matplotlib"] = sys.modules["torchmetrics"] = None
 import torch
-from tests.trainers import Tiny
-trainer = Tiny({"_num_epochs": 1, "_logdir": "runs", "_verbose": True})
+from tests.trainers import Still
+trainer = Still({"_num_epochs": 1, "_logdir": "runs", "_verbose": True})
 trainer.train()
 trainer.test()
 """

@@ -220,6 +220,27 @@ def test_batch_size_of_can_be_overridden():
     assert trainer.evaluate_epoch()["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.xfail(reason="a loss is only counted when the object is another one, and not copied")
+def test_a_loss_kept_in_one_place_is_averaged_as_it_was_in_every_batch():
+    class Static(Tiny):
+        place = torch.zeros(())
+
+        def evaluate_batch(self, item):
+            self.loss = self.place.copy_(self.compute_loss())
+
+    static, plain = Static(), Tiny()
+    assert static.evaluate_epoch() == plain.evaluate_epoch()
+
+
+@pytest.mark.xfail(reason="only tensors are counted")
+def test_a_loss_that_is_a_number_is_a_metric_too():
+    class Number(Tiny):
+        def evaluate_batch(self, item):
+            self.loss = self.compute_loss().item()
+
+    assert Number().evaluate_epoch() == pytest.approx(Tiny().evaluate_epoch())
+
+
 class CountReads(TorchDispatchMode):
     """Counts what makes Python wait for a device: .item(), float(), bool() of a tensor, .nonzero()."""
 

@@ -1,0 +1,27 @@
+"""Callbacks observe and steer a run beside the hooks. `python -m farabio_like.callbacks` lists them."""
+
+from .base import (
+    EVENTS,
+    Callback,
+    CallbackOrder,
+    FunctionCallback,
+    Logger,
+    on_end_test_batch,
+    on_end_training_batch,
+    on_epoch_end,
+    on_evaluate_batch_end,
+    on_evaluate_batch_start,
+    on_evaluate_epoch_end,
+    on_evaluate_epoch_start,
+    on_exception,
+    on_stage_end,
+    on_stage_start,
+    on_start_test_batch,
+    on_start_training_batch,
+    on_test_end,
+    on_test_start,
+    on_train_end,
+    on_train_epoch_end,
+    on_train_epoch_start,
+    on_train_start,
+)

@@ -1,0 +1,236 @@
+"""What a callback is: its events, its order, its state, and how a function becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, HookError, closest
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+# The events, in the order in which a run meets them. Each is a method that takes the trainer.
+EVENTS = (
+    "on_train_start",
+    "on_stage_start",
+    "on_train_epoch_start",
+    "on_start_training_batch",
+    "on_end_training_batch",
+    "on_train_epoch_end",
+    "on_evaluate_epoch_start",
+    "on_evaluate_batch_start",
+    "on_evaluate_batch_end",
+    "on_evaluate_epoch_end",
+    "on_epoch_end",
+    "on_stage_end",
+    "on_exception",
+    "on_train_end",
+    "on_test_start",
+    "on_start_test_batch",
+    "on_end_test_batch",
+    "on_test_end",
+)
+
+
+class CallbackOrder(IntEnum):
+    """Standard values for ``Callback.order``; any integer will do."""
+
+    Internal = 0
+    Criterion = 20
+    Optimizer = 40
+    Scheduler = 60
+    Metric = 80
+    External = 100
+    Other = 200
+
+
+class Callback:
+    """Observes a run: override the events that it needs, each gets the trainer.
+
+    For one event the trainer's own hook comes first, then the callbacks by `order`, those of the same order
+    as they were given. An event that a class does not override costs nothing. During `on_exception`,
+    ``trainer.exception`` is the exception.
+
+    Attributes
+    ----------
+    order : int
+        See `CallbackOrder`.
+
+    Examples
+    --------
+    >>> class PrintLoss(Callback):
+    ...     def on_epoch_end(self, trainer):
+    ...         print(trainer.epoch, trainer.epoch_metrics["train"]["loss"])
+    """
+
+    order: int = CallbackOrder.External
+
+    def on_train_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_train_start``."""
+
+    def on_stage_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_stage_start``: before each stage, in a run that has stages."""
+
+    def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_train_epoch_start``."""
+
+    def on_start_training_batch(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_start_training_batch``: the batch is taken, no step was made with it."""
+
+    def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_end_training_batch``; ``batch_metrics`` may still be added to."""
+
+    def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_train_epoch_end``; ``loader_metrics`` may still be added to."""
+
+    def on_evaluate_epoch_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_evaluate_epoch_start``."""
+
+    def on_evaluate_batch_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_evaluate_batch_start``."""
+
+    def on_evaluate_batch_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_evaluate_batch_end``."""
+
+    def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_evaluate_epoch_end``; ``loader_metrics`` may still be added to."""
+
+    def on_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_epoch_end``; ``history[-1]`` is this epoch's."""
+
+    def on_stage_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_stage_end``."""
+
+    def on_exception(self, trainer: ConvnetTrainer) -> None:
+        """Come first when a run ends by ``trainer.exception``, which goes on afterwards."""
+
+    def on_train_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_train_end``, whatever ended the run."""
+
+    def on_test_start(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_test_start``."""
+
+    def on_start_test_batch(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_start_test_batch``."""
+
+    def on_end_test_batch(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_end_test_batch``."""
+
+    def on_test_end(self, trainer: ConvnetTrainer) -> None:
+        """Follow ``on_test_end``; ``loader_metrics`` may still be added to."""
+
+    def close(self) -> None:
+        """Let go of files, threads and servers; called after every run, maybe twice."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs of this callback: tensors and plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+class Logger(Callback):
+    """A callback that records: it comes first on every start, and last on every end and on an exception."""
+
+
+class FunctionCallback(Callback):
+    """A callback of one function for one event.
+
+    Parameters
+    ----------
+    event : str
+        One of `EVENTS`.
+    function : callable
+        Gets the trainer.
+    order : int
+
+    Raises
+    ------
+    ConfigError
+        For an event that does not exist.
+    """
+
+    def __init__(
+        self, event: str, function: Callable[[ConvnetTrainer], Any], order: int = CallbackOrder.External
+    ) -> None:
+        if event not in EVENTS:
+            raise ConfigError(f"there is no event {event!r}.{closest(event, EVENTS)} There are: {', '.join(EVENTS)}.")
+        self.event = event
+        self.function = function
+        self.order = order
+
+    def __call__(self, trainer: ConvnetTrainer) -> Any:
+        """Call the function, as if it had never been decorated."""
+        return self.function(trainer)
+
+
+def _decorator(event: str) -> Any:
+    def decorate(function: Any = None, *, order: int = CallbackOrder.External) -> Any:
+        if function is None:
+            return lambda late: FunctionCallback(event, late, order)
+        return FunctionCallback(event, function, order)
+
+    decorate.__name__ = decorate.__qualname__ = event
+    decorate.__doc__ = f"Turn a function of the trainer into a callback for ``{event}``."
+    return decorate
+
+
+on_train_start = _decorator("on_train_start")
+on_stage_start = _decorator("on_stage_start")
+on_train_epoch_start = _decorator("on_train_epoch_start")
+on_start_training_batch = _decorator("on_start_training_batch")
+on_end_training_batch = _decorator("on_end_training_batch")
+on_train_epoch_end = _decorator("on_train_epoch_end")
+on_evaluate_epoch_start = _decorator("on_evaluate_epoch_start")
+on_evaluate_batch_start = _decorator("on_evaluate_batch_start")
+on_evaluate_batch_end = _decorator("on_evaluate_batch_end")
+on_evaluate_epoch_end = _decorator("on_evaluate_epoch_end")
+on_epoch_end = _decorator("on_epoch_end")
+on_stage_end = _decorator("on_stage_end")
+on_exception = _decorator("on_exception")
+on_train_end = _decorator("on_train_end")
+on_test_start = _decorator("on_test_start")
+on_start_test_batch = _decorator("on_start_test_batch")
+on_end_test_batch = _decorator("on_end_test_batch")
+on_test_end = _decorator("on_test_end")
+
+
+def listeners(callbacks: Sequence[Any]) -> dict[str, list[Callable[[ConvnetTrainer], Any]]]:
+    """Return for each event that anything listens to the methods to call, in their order.
+
+    Raises
+    ------
+    HookError
+        For something that is no callback.
+    ConfigError
+        For a callback that is there twice.
+    """
+    if not isinstance(callbacks, (list, tuple)):
+        raise HookError(f"self.callbacks is a {type(callbacks).__name__}; expected a list of callbacks.")
+    for index, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
+            raise HookError(f"self.callbacks[{index}] is {callback!r}; expected a farabio_like.Callback.{hint}")
+        if any(callback is other for other in callbacks[:index]):
+            raise ConfigError(
+                f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
+            )
+    found: dict[str, list[Callable[[ConvnetTrainer], Any]]] = {}
+    for event in EVENTS:
+        last = "_end" in event or event == "on_exception"
+        ordered = sorted(callbacks, key=lambda c: (isinstance(c, Logger) == last, c.order))
+        methods = [_listener(callback, event) for callback in ordered]
+        if any(methods):
+            found[event] = [method for method in methods if method is not None]
+    return found
+
+
+def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:
+    """Return the method of a callback for an event, None where it has none of its own."""
+    if isinstance(callback, FunctionCallback):
+        return callback.function if callback.event == event else None
+    method = getattr(callback, event)
+    return None if getattr(method, "__func__", None) is getattr(Callback, event) else method
