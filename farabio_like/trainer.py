@@ -29,7 +29,7 @@ from .callbacks import base as events
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError, HookError, NonFiniteError, closest
 from .loggers.console import Console, number, seconds
-from .metrics import FOLD_EVERY, MetricObjects, RunningMeans
+from .metrics import FOLD_EVERY, MetricObjects, RunningMeans, improves
 from .stages import Stage
 
 #: The settings and their defaults. A subclass changes them in a ``define_*_attr`` method (or as class attributes).
@@ -59,7 +59,6 @@ SETTINGS: dict[str, Any] = {
     "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
 }
 
-_HIGHER_IS_BETTER = ("acc", "auc", "auroc", "dice", "f1", "iou", "jaccard", "precision", "psnr", "r2", "recall", "ssim")
 _BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", "batch", "inputs", "targets")
 _READABLE = {"epoch": "", "step": "step", "loader_name": "loader", "stage": "stage", "exception": "exception"}
 _LENT = ("batch", "inputs", "targets")
@@ -90,6 +89,8 @@ class _RunState:
     loader: str | None = None  # which loader is read: "train", "valid", "test"
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
     exception: BaseException | None = None
+    number: float | None = None  # the last loss that was a number
+    own_loss: bool = False  # self.loss is a running value of the subclass
     scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
     epoch_started: float = 0.0
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
@@ -187,6 +188,7 @@ class ConvnetTrainer:
         self.config = Config(config)
         self.init_attr()
         checks.check_settings(self)
+        self._run_state.console.verbose = self._verbose
         checks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
         self.device = compute.resolve_device(devices[0] if devices else self.device or self._device)
@@ -654,7 +656,7 @@ class ConvnetTrainer:
         if isinstance(self.optimizer, dict):
             for optimizer in self.optimizer.values():
                 optimizer.zero_grad()
-        else:
+        elif self.optimizer is not None:
             self.optimizer.zero_grad()
 
     def loss_backward(self) -> None:
@@ -772,6 +774,33 @@ class ConvnetTrainer:
         checkpoint.save(components.model_state(self._model()), target)
         return target
 
+    def save_checkpoint(self, path: str | Path) -> Path:
+        """Save the weights with what they belong to: class, epoch, step, metrics, averages of callbacks.
+
+        Returns
+        -------
+        Path
+        """
+        entry = self._run_state.history[-1] if self._run_state.history else {}
+        averages = {
+            type(callback).__name__: callback.model_state(self)
+            for callback in self.callbacks
+            if hasattr(callback, "model_state")
+        }
+        checkpoint.save(
+            {
+                "format": checkpoint.FORMAT,
+                "class": type(self).__qualname__,
+                "epoch": self._epoch,
+                "step": self._run_state.step,
+                "metrics": {part: dict(entry.get(part, {})) for part in ("train", "valid")},
+                "model": components.model_state(self._model()),
+                "averages": {name: state for name, state in averages.items() if state},
+            },
+            Path(path),
+        )
+        return Path(path)
+
     def load_model(self, path: str | Path | None = None) -> None:
         """Load weights, whatever wrapper saved them and whatever wraps the model now.
 
@@ -805,6 +834,10 @@ class ConvnetTrainer:
             then = found.get("class") if "format" in found else None
             written = f"\nWritten by {then}, read by {type(self).__name__}." if then else ""
             raise CheckpointError(f"{error}{written}") from None
+        for callback in self.callbacks:
+            average = found.get("averages", {}).get(type(callback).__name__) if "format" in found else None
+            if average is not None and hasattr(callback, "load_model_state"):
+                callback.load_model_state(self, average)
         epoch = f", epoch {found['epoch']}" if "format" in found else ""
         state.weights = f"{path}{epoch}"
         if chosen_by_user:
@@ -903,7 +936,11 @@ class ConvnetTrainer:
         takes = training and checks.is_default(self, "train_batch", "on_start_training_batch")
         bar = self._bar(name, items)
         # Weakly: a strong reference would keep the last step's graph through the next step.
-        seen = weakref.ref(self.loss) if isinstance(self.loss, Tensor) else _dead
+        seen, version = (
+            (weakref.ref(self.loss), _version(self.loss)) if isinstance(self.loss, Tensor) else (_dead, None)
+        )
+        if isinstance(self.loss, (int, float)) and self.loss is not state.number:
+            state.own_loss = True  # set before the loop: a running value of the subclass's own
         outer, state.loader, state.stop_loader = state.loader, name, False
         try:
             # stop_train() in on_train_epoch_start asks for no batch at all.
@@ -919,13 +956,18 @@ class ConvnetTrainer:
                     state.step += 1
                 yield item
                 loss = self.loss
-                if seen() is not loss and isinstance(loss, Tensor):
-                    seen = weakref.ref(loss)
-                    if loss.numel() == 1 and "loss" not in self.batch_metrics:
-                        samples = size_of(self.batch if "batch" in state.lent else data.batch_of(item))
-                        if samples != losses.weight or len(losses.waiting) >= FOLD_EVERY:
-                            losses.fold(samples)
-                        losses.waiting.append(loss.detach())
+                if isinstance(loss, Tensor):
+                    if seen() is not loss or (loss.grad_fn is None and version != _version(loss)):
+                        seen, version = weakref.ref(loss), _version(loss)
+                        if loss.numel() == 1 and "loss" not in self.batch_metrics:
+                            samples = size_of(self.batch if "batch" in state.lent else data.batch_of(item))
+                            if samples != losses.weight or len(losses.waiting) >= FOLD_EVERY:
+                                losses.fold(samples)
+                            # Without a graph it may be a buffer that the next batch writes over.
+                            losses.waiting.append(loss.clone() if loss.grad_fn is None else loss.detach())
+                elif isinstance(loss, (int, float)) and loss is not state.number and not state.own_loss:
+                    state.number = loss
+                    self.batch_metrics.setdefault("loss", loss)
                 loss = None
                 if self.batch_metrics:
                     batch = self.batch if "batch" in state.lent else data.batch_of(item)
@@ -1067,7 +1109,7 @@ class ConvnetTrainer:
         state = self._run_state
         if self._evaluate_first and self._evaluation_is_due(first=True):
             self.evaluate_epoch()
-            state.console.line(f"before the first step: {_shown(self.epoch_metrics.get('valid', {}))}")
+            state.console.metrics("before the first step", self.epoch_metrics.get("valid", {}))
         if self._stages is None:
             yield
             return
@@ -1103,7 +1145,7 @@ class ConvnetTrainer:
             return False
         own = not checks.is_default(self, "evaluate_epoch") or not checks.is_default(self, "on_evaluate_epoch_start")
         if self.valid_loader is None and self.valid_epoch_iter is None and not own:
-            state.console.once("no evaluation: there is no valid loader (set self.valid_loader in get_trainloader)")
+            state.console.once("no evaluation: there is no valid loader (set self.valid_loader)")
             return False
         return True
 
@@ -1148,7 +1190,7 @@ class ConvnetTrainer:
         if state.run is not None:
             last = self._epoch >= self._num_epochs or state.stop or state.leave
             if best or last or self._epoch % self._save_epoch == 0:
-                self._save_checkpoint(state.run, entry, best)
+                self._save_checkpoint(state.run, best)
             state.run.append({**entry, "best": best})
         state.console.epoch(entry, self._num_epochs, best)
 
@@ -1173,31 +1215,16 @@ class ConvnetTrainer:
         name, part, value = self._monitored(entry)
         if value is None or value != value or (state.best is not None and state.best[0] == "valid" and part == "train"):
             return False
-        if state.best is None or state.best[0] != part or self._improves(name, value, state.best[2]):
+        if state.best is None or state.best[0] != part or improves(name, value, state.best[2], self._monitor_mode):
             state.best = (part, name, value, self._epoch)
             return True
         return False
 
-    def _improves(self, name: str, value: float, best: float) -> bool:
-        mode = self._monitor_mode or ("max" if any(word in name.lower() for word in _HIGHER_IS_BETTER) else "min")
-        return value > best if mode == "max" else value < best
-
-    def _save_checkpoint(self, run: rundir.RunDir, entry: dict[str, Any], best: bool) -> None:
-        if not self._modules():
-            return
-        checkpoint.save(
-            {
-                "format": checkpoint.FORMAT,
-                "class": type(self).__qualname__,
-                "epoch": self._epoch,
-                "step": self._run_state.step,
-                "metrics": {part: dict(entry[part]) for part in ("train", "valid")},
-                "model": components.model_state(self._model()),
-            },
-            run.last,
-        )
-        if best:
-            checkpoint.link_durably(run.last, run.best)
+    def _save_checkpoint(self, run: rundir.RunDir, best: bool) -> None:
+        if self._modules():
+            self.save_checkpoint(run.last)
+            if best:
+                checkpoint.link_durably(run.last, run.best)
 
     def _end_run(self, error: BaseException | None = None) -> None:
         """Run every on_train_end and close, also when one raises; the first error wins."""
@@ -1284,7 +1311,8 @@ class ConvnetTrainer:
     def _close_test(self) -> dict[str, Any]:
         state = self._run_state
         metrics = self.epoch_metrics.pop("test", {})
-        state.console.line(f"\ntest  {_shown(metrics)}")
+        state.console.line()
+        state.console.metrics("test", metrics)
         if state.weights:
             state.console.line(f"weights: {state.weights}")
         if state.run is not None:
@@ -1292,12 +1320,13 @@ class ConvnetTrainer:
         return metrics
 
 
+def _version(tensor: Tensor) -> int | None:
+    """Return how often a tensor without a graph was written to, None for one that does not count it."""
+    return None if tensor.grad_fn is not None or tensor.is_inference() else tensor._version
+
+
 def _position(scheduler: Any) -> int:
     return getattr(scheduler, "last_epoch", 0)
-
-
-def _shown(metrics: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items() if isinstance(value, (int, float)))
 
 
 _NO_CONTEXT = contextlib.nullcontext()

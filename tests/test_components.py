@@ -182,6 +182,13 @@ def test_another_architecture_is_refused_and_the_model_unchanged(into):
     assert_same(weights(loading.model), before)
 
 
+def test_shapes_alone_that_differ_are_refused():
+    state = components.model_state(Net())
+    state["head.weight"] = torch.zeros(1, 6)
+    with pytest.raises(CheckpointError, match=r"1 mismatched: head\.weight: \(1, 6\) in the file, \(1, 5\)"):
+        components.load_model_state(Net(), state, "weights.pth")
+
+
 def test_one_of_two_models_that_does_not_fit_leaves_both_unchanged():
     state = components.model_state(randomised(Wrapped({"two": True})).model)
     del state["second"]["head.bias"]

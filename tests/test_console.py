@@ -178,7 +178,6 @@ def test_no_line_of_a_training_is_wider_than_80_columns_nor_has_control_characte
     check_lines(*capsys.readouterr())
 
 
-@pytest.mark.xfail(reason="test() prints all metrics on one line")
 def test_no_line_of_a_test_is_wider_than_80_columns(capsys):
     Shown({"metrics": 30}).test()
     check_lines(*capsys.readouterr())
@@ -199,7 +198,6 @@ def test_not_verbose_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.xfail(reason="the constructor speaks before it looks at _verbose")
 def test_not_verbose_prints_nothing_for_several_devices_either(capfd):
     Shown({"_verbose": False, "_data_parallel": True}).train()
     assert capfd.readouterr() == ("", "")
@@ -212,7 +210,6 @@ def test_no_valid_loader_is_said_once(capsys):
     assert capsys.readouterr().out.count("there is no valid loader") == 1
 
 
-@pytest.mark.xfail(reason="it has 82")
 def test_no_valid_loader_is_said_in_80_columns(capsys):
     trainer = Shown({"_num_epochs": 1})
     trainer.valid_loader = None

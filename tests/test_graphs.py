@@ -22,6 +22,7 @@ INSIDE_HOOKS = {
     "optimizer_step",
     "optimizer_zero_grad",
     "prediction_transform",
+    "save_checkpoint",
     "take_batch",
     "to_device",
 }

@@ -220,7 +220,6 @@ def test_batch_size_of_can_be_overridden():
     assert trainer.evaluate_epoch()["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.xfail(reason="a loss is only counted when the object is another one, and not copied")
 def test_a_loss_kept_in_one_place_is_averaged_as_it_was_in_every_batch():
     class Static(Tiny):
         place = torch.zeros(())
@@ -232,7 +231,6 @@ def test_a_loss_kept_in_one_place_is_averaged_as_it_was_in_every_batch():
     assert static.evaluate_epoch() == plain.evaluate_epoch()
 
 
-@pytest.mark.xfail(reason="only tensors are counted")
 def test_a_loss_that_is_a_number_is_a_metric_too():
     class Number(Tiny):
         def evaluate_batch(self, item):

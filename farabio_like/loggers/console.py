@@ -46,6 +46,18 @@ class Console:
             self._said.add(text)
             self.line(text)
 
+    def metrics(self, title: str, metrics: Mapping[str, Any]) -> None:
+        """Print the single numbers of one pass over a loader, in as many lines as they need."""
+        text = title
+        for name, value in metrics.items():
+            if isinstance(value, (int, float)):
+                part = f"  {name} {number(value)}"
+                if len(text) + len(part) > WIDTH:
+                    self.line(text)
+                    text = " " * len(title)
+                text += part
+        self.line(text)
+
     def epoch(self, entry: Mapping[str, Any], last_epoch: int, best: bool) -> None:
         """Print the line of an epoch; the headings come before the first one and when the metrics change."""
         if not self.verbose:
