@@ -1,17 +1,23 @@
 """`farabio_like`: write your research as one class, the loop is done."""
 
+from .callbacks.base import Callback, CallbackOrder, Logger
 from .errors import CheckpointError, ConfigError, DataError, FarabioError, HookError, NonFiniteError
+from .stages import Stage
 from .trainer import ConvnetTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Callback",
+    "CallbackOrder",
     "CheckpointError",
     "ConfigError",
     "ConvnetTrainer",
     "DataError",
     "FarabioError",
     "HookError",
+    "Logger",
     "NonFiniteError",
+    "Stage",
     "__version__",
 ]

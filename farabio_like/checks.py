@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import components, data
+from . import components, data, stages
 from .errors import ConfigError, DataError, HookError, closest
+from .settings import SETTINGS
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -38,6 +39,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "build_parallel_model": (),
     "on_train_start": (),
     "start_logger": (),
+    "on_stage_start": (),
     "train_loop": (),
     "train_epoch": (),
     "on_train_epoch_start": (),
@@ -53,6 +55,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_evaluate_batch_end": (),
     "on_evaluate_epoch_end": (),
     "on_epoch_end": (),
+    "on_stage_end": (),
     "on_train_end": (),
     "load_model": (),
     "load_parallel_model": (),
@@ -78,7 +81,10 @@ CALLED_BY: dict[str, tuple[str, ...]] = {
     "build_parallel_model": ("__init__",),
 }
 
-NATIVE = ("save_model", "save_parallel_model", "stop_train", "exit_trainer", "batch_size_of", "to_device")
+NATIVE = (
+    *("save_model", "save_parallel_model", "save_checkpoint", "stop_train", "exit_trainer", "stop_loader"),
+    *("batch_size_of", "to_device", "get_lr", "set_lr", "only"),
+)
 
 
 def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
@@ -175,6 +181,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         ("_use_tqdm", (None, True, False)),
         ("_monitor_mode", (None, "min", "max")),
         ("_on_nonfinite", ("raise", "warn")),
+        ("_scheduler_step", ("epoch", "step")),
     ):
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
@@ -183,6 +190,13 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."
         )
+    if trainer._loss_weights not in (None, "mean") and not isinstance(trainer._loss_weights, Mapping):
+        raise ConfigError(
+            f"{_class(trainer)}: _loss_weights is {trainer._loss_weights!r}; expected None (the sum), 'mean', or a "
+            "dict with a weight for each criterion."
+        )
+    if trainer._stages is not None:
+        stages.check(trainer._stages, SETTINGS)
     if not isinstance(trainer._monitor, (str, type(None))):
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 

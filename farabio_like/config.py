@@ -95,6 +95,9 @@ class Config:
         return {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.__dict__.items()}
 
 
+Mapping.register(Config)
+
+
 def _named_values(source: Any) -> dict[Any, Any]:
     if source is None:
         return {}
