@@ -211,6 +211,17 @@ def check_model(trainer: ConvnetTrainer) -> None:
             )
 
 
+def no_optimizer(trainer: ConvnetTrainer) -> str:
+    """Return what to say to a trainer without an optimizer."""
+    return (
+        f"{_class(trainer)}.build_model set no self.optimizer, which the default training_step steps. Write "
+        "self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
+    )
+
+
+_STARTS = ("on_train_start", "start_logger", "on_stage_start", "on_train_epoch_start")
+
+
 def before_training(trainer: ConvnetTrainer) -> None:
     """Check all that can be known before the first step of a run.
 
@@ -220,12 +231,10 @@ def before_training(trainer: ConvnetTrainer) -> None:
     """
     check_settings(trainer)
     _check_loaders(trainer)
-    if is_default(trainer, "train_loop", "train_epoch", "train_batch", "training_step"):
+    # on_train_start, start_logger and on_stage_start may still set what is missing.
+    if is_default(trainer, "train_loop", "train_epoch", "train_batch", "training_step", *_STARTS):
         if trainer.optimizer is None and is_default(trainer, "optimizer_step"):
-            raise HookError(
-                f"{_class(trainer)}.build_model set no self.optimizer, which the default training_step steps. Write "
-                "self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
-            )
+            raise HookError(no_optimizer(trainer))
         if is_default(trainer, "compute_loss"):
             if isinstance(trainer.model, Mapping) and is_default(trainer, "forward"):
                 raise HookError(

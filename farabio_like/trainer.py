@@ -654,8 +654,10 @@ class ConvnetTrainer:
         if isinstance(self.optimizer, dict):
             for optimizer in self.optimizer.values():
                 optimizer.step()
-        else:
+        elif self.optimizer is not None:
             self.optimizer.step()
+        else:
+            raise HookError(checks.no_optimizer(self))
         if self.scheduler is not None and self._scheduler_step == "step":
             for scheduler in components.each(self.scheduler):
                 scheduler.step()
@@ -931,14 +933,15 @@ class ConvnetTrainer:
                 yield item
                 loss = self.loss
                 if isinstance(loss, Tensor):
-                    if seen() is not loss or (loss.grad_fn is None and version != _version(loss)):
-                        seen, version = weakref.ref(loss), _version(loss)
+                    graph = loss.requires_grad
+                    if seen() is not loss or (not graph and version != _version(loss)):
+                        seen, version = weakref.ref(loss), None if graph else _version(loss)
                         if loss.numel() == 1 and "loss" not in self.batch_metrics:
                             samples = size_of(self.batch if "batch" in state.lent else data.batch_of(item))
                             if samples != losses.weight or len(losses.waiting) >= FOLD_EVERY:
                                 losses.fold(samples)
                             # Without a graph it may be a buffer that the next batch writes over.
-                            losses.waiting.append(loss.clone() if loss.grad_fn is None else loss.detach())
+                            losses.waiting.append(loss.detach() if graph else loss.clone())
                 elif isinstance(loss, (int, float)) and loss is not state.number and not state.own_loss:
                     state.number = loss
                     self.batch_metrics.setdefault("loss", loss)
@@ -1295,7 +1298,7 @@ class ConvnetTrainer:
 
 def _version(tensor: Tensor) -> int | None:
     """Return how often a tensor without a graph was written to, None for one that does not count it."""
-    return None if tensor.grad_fn is not None or tensor.is_inference() else tensor._version
+    return None if tensor.is_inference() else tensor._version
 
 
 def _position(scheduler: Any) -> int:
