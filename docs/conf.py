@@ -1,11 +1,18 @@
 """Sphinx configuration. Nothing is fetched from the network while the pages are built."""
 
+import importlib
+import inspect
+import pkgutil
 import sys
 from pathlib import Path
+
+from sphinx.roles import XRefRole
+from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import farabio_like  # noqa: E402
+import farabio_like.callbacks  # noqa: E402
 
 project = "farabio_like"
 author = "farabio_like developers"
@@ -21,6 +28,8 @@ toc_object_entries_show_parents = "hide"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+# So that a callback shows what it adds, not every event that it listens to.
+autodoc_inherit_docstrings = False
 napoleon_google_docstring = False
 # Napoleon's own form of this section splits "model, optimizer : type" wrongly.
 napoleon_custom_sections = [("Attributes", "params_style")]
@@ -34,3 +43,54 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
+
+
+class ShippedCallbacks(SphinxDirective):
+    """A table of all callbacks that ship, each with the first line of its documentation."""
+
+    def run(self):
+        lines = [".. list-table::", "   :widths: 30 70", ""]
+        for callback in shipped_callbacks():
+            first = inspect.getdoc(callback).partition("\n\n")[0].replace("\n", " ")
+            if first.startswith("Base of "):
+                continue
+            lines += [f"   * - `~{callback.__module__}.{callback.__qualname__}`", f"     - {first}"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class CallbackRole(XRefRole):
+    """A link to a callback by its name alone; one that does not ship is a warning."""
+
+    def process_link(self, env, refnode, has_explicit_title, title, target):
+        refnode.update_all_atts({"refdomain": "py", "reftype": "class"}, replace=True)
+        return title, target
+
+
+def link_by_public_name(app, env, node, contnode):
+    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`."""
+    target = node.get("reftarget", "")
+    modules = {callback.__name__: callback.__module__ for callback in shipped_callbacks()}
+    for full in (f"farabio_like.{target}", f"{modules.get(target.partition('.')[0], '')}.{target}"):
+        found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
+        if found is not None:
+            return found
+    return None
+
+
+def shipped_callbacks():
+    """Yield every public callback in the modules of `farabio_like.callbacks`, those of `base` excepted."""
+    for found in sorted(pkgutil.iter_modules(farabio_like.callbacks.__path__), key=lambda module: module.name):
+        if found.name.startswith("_") or found.name == "base":
+            continue
+        module = importlib.import_module(f"farabio_like.callbacks.{found.name}")
+        for name, value in vars(module).items():
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and issubclass(value, farabio_like.Callback) and not name.startswith("_"):
+                yield value
+
+
+def setup(app):
+    """Add what these pages use."""
+    app.add_directive("shipped-callbacks", ShippedCallbacks)
+    app.add_role("callback", CallbackRole(warn_dangling=True))
+    app.connect("missing-reference", link_by_public_name)

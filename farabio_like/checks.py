@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from . import components, data, stages
 from .errors import ConfigError, DataError, HookError, closest
-from .settings import SETTINGS
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -79,6 +78,14 @@ CALLED_BY: dict[str, tuple[str, ...]] = {
     "load_model": ("test",),
     "load_parallel_model": ("test",),
     "build_parallel_model": ("__init__",),
+}
+
+# Methods that the base calls and that are no hooks.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "batch_size_of": ("batch",),
+    "to_device": ("batch",),
+    "take_batch": ("item",),
+    "prediction_transform": ("outputs",),
 }
 
 NATIVE = (
@@ -143,7 +150,7 @@ def _reads(code: CodeType, name: str) -> bool:
 
 def check_signatures(trainer: ConvnetTrainer) -> None:
     """Raise a HookError for a hook that cannot be called with the arguments that the base passes."""
-    for name, arguments in {**{name: () for name in CALLED_BY}, **HOOKS}.items():
+    for name, arguments in {**dict.fromkeys(CALLED_BY, ()), **ARGUMENTS, **HOOKS}.items():
         if name in CALLED_BY and not any(is_default(trainer, caller) for caller in CALLED_BY[name]):
             continue
         if is_default(trainer, name):
@@ -196,7 +203,13 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             "dict with a weight for each criterion."
         )
     if trainer._stages is not None:
-        stages.check(trainer._stages, SETTINGS)
+        stages.check(trainer._stages)
+    if trainer._load_best and trainer._logdir is None:
+        raise ConfigError(f"{_class(trainer)}: _load_best needs the run folder, and _logdir is None.")
+    if trainer._scheduler_step == "step":
+        for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                raise ConfigError(f"{_class(trainer)}: {where} is a ReduceLROnPlateau, which moves per epoch only.")
     if not isinstance(trainer._monitor, (str, type(None))):
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 
@@ -230,6 +243,13 @@ def before_training(trainer: ConvnetTrainer) -> None:
     HookError, ConfigError, DataError
     """
     check_settings(trainer)
+    for stage in trainer._stages or ():
+        ours = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
+        vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
+        try:
+            check_settings(trainer)
+        finally:
+            vars(trainer).update(ours)
     _check_loaders(trainer)
     # on_train_start, start_logger and on_stage_start may still set what is missing.
     if is_default(trainer, "train_loop", "train_epoch", "train_batch", "training_step", *_STARTS):
@@ -251,7 +271,7 @@ def before_training(trainer: ConvnetTrainer) -> None:
 
 
 def _check_loaders(trainer: ConvnetTrainer) -> None:
-    loops = is_default(trainer, "train_loop", "train_epoch", "on_train_start", "on_train_epoch_start")
+    loops = is_default(trainer, "train_loop", "train_epoch", *_STARTS)
     if trainer.train_loader is None and trainer.train_epoch_iter is None and loops:
         if is_default(trainer, "get_trainloader"):
             raise HookError(
@@ -259,7 +279,7 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 "self.train_loader = DataLoader(dataset, batch_size=32, shuffle=True)."
             )
         raise ConfigError(f"{_class(trainer)}.get_trainloader left self.train_loader None; set it to a DataLoader.")
-    for name in ("train", "valid", "test"):
+    for name in ("train", "valid", "test") if trainer._has_eval else ("train", "test"):
         loader = getattr(trainer, f"{name}_loader")
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
         if again and isinstance(loader, (GeneratorType, enumerate, zip, map, filter)):
@@ -274,33 +294,24 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
             )
 
 
-def all_modules(trainer: ConvnetTrainer) -> list[nn.Module]:
-    """Return every module that is an attribute of the trainer, alone or in a list, tuple or dict."""
-    found: list[nn.Module] = []
-    for value in vars(trainer).values():
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        parts = value if isinstance(value, (list, tuple)) else (value,)
-        found += [part for part in parts if isinstance(part, nn.Module)]
-    return found
-
-
 def _check_optimizers(trainer: ConvnetTrainer) -> None:
-    modules = all_modules(trainer)
+    modules = list(components.attribute_modules(trainer).values())
     known = {id(p) for module in modules for p in module.parameters()}
-    known |= {id(value) for value in vars(trainer).values() if isinstance(value, torch.Tensor)}
+    for value in vars(trainer).values():
+        parts = value if isinstance(value, (list, tuple)) else components.each(value)
+        known |= {id(part) for part in parts if isinstance(part, torch.Tensor)}
     held: set[int] = set()
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
         if not hasattr(optimizer, "param_groups"):
             continue
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         held |= own
-        if own and modules and not own & known:
+        if own and trainer.model is not None and not own & known and is_default(trainer, "training_step"):
             raise ConfigError(
                 f"{_class(trainer)}: none of the {len(own)} parameters of {where} belongs to a model of this trainer; "
                 "the run would train nothing. Make the optimizer after the model, from self.model.parameters()."
             )
-    if held and trainer.model is not None:
+    if held and trainer.model is not None and trainer._stages is None:
         left = [
             name
             for _, module in components.named(trainer.model, "self.model")
@@ -317,6 +328,77 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
             )
 
 
+def steps_schedulers(trainer: ConvnetTrainer) -> bool:
+    """Return whether a method of the subclass steps a scheduler, so that the base must not."""
+    from .trainer import ConvnetTrainer
+
+    return any(_steps_scheduler(code) for code in _code_of(type(trainer), ConvnetTrainer))
+
+
+def _steps_scheduler(code: CodeType) -> bool:
+    """Return whether code has ``scheduler.step`` or ``schedulers[...].step``."""
+    if "step" not in code.co_names:
+        return False
+    owner = ""
+    for instruction in dis.get_instructions(code):
+        if instruction.argval == "step" and "sched" in owner:
+            return True
+        if (
+            isinstance(instruction.argval, str)
+            and instruction.opname.startswith("LOAD")
+            and instruction.opname != "LOAD_CONST"
+        ):
+            owner = instruction.argval
+        elif instruction.opname not in ("LOAD_CONST", "BINARY_SUBSCR", "BINARY_OP", "CACHE", "EXTENDED_ARG"):
+            owner = ""
+    return False
+
+
+def loss_problem(trainer: ConvnetTrainer, graph: bool = True) -> str | None:
+    """Return what is wrong with ``trainer.loss``, None if nothing is.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    graph : bool
+        Whether it must depend on the parameters.
+    """
+    loss = trainer.loss
+    parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
+    trainable = sum(p.requires_grad for p in parameters)
+    if not isinstance(loss, torch.Tensor):
+        if isinstance(loss, (int, float)) and not graph:
+            return None
+        found = f"{loss!r}, a {type(loss).__name__}" if loss is not None else "None"
+    elif loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}"
+    elif graph and not loss.requires_grad:
+        found = f"a tensor without a gradient ({trainable} of {len(parameters)} parameters are trainable)"
+    else:
+        return None
+    return (
+        f"{_class(trainer)}.compute_loss returned {found}; expected a tensor with one element that depends on "
+        "the model's parameters. Write return self.criterion(self.outputs, self.targets), and .mean() over samples."
+    )
+
+
+def check_loss(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError for a loss of an evaluation that is no single number."""
+    loss = trainer.loss
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        problem = loss_problem(trainer, graph=False)
+        if problem is not None:
+            raise HookError(problem)
+
+
+def step_result(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what `train_step` and `val_step` return."""
+    outputs = trainer.outputs.detach() if isinstance(trainer.outputs, torch.Tensor) else trainer.outputs
+    loss = trainer.loss.item() if isinstance(trainer.loss, torch.Tensor) else trainer.loss
+    prediction = trainer.prediction_transform(outputs)
+    return {"prediction": prediction, "target": trainer.targets, "loss": loss}
+
+
 def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
     loader = trainer.train_loader
     if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
@@ -324,7 +406,11 @@ def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
     samples = data.length_of(loader.sampler)
     if samples is None or samples % loader.batch_size != 1 or loader.batch_size == 1:
         return
-    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for m in all_modules(trainer) for part in m.modules()):
+    if any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for m in components.attribute_modules(trainer).values()
+        for part in m.modules()
+    ):
         warnings.warn(
             f"{_class(trainer)}: the last train batch has one sample ({samples} samples, "
             f"batch_size={loader.batch_size}), which BatchNorm cannot normalise over. "

@@ -44,6 +44,10 @@ class MissingKeyError(ConfigError, AttributeError, KeyError):
         return str(self.args[0])
 
 
+class MissingPartError(DataError, AttributeError):
+    """A batch has no part of the name that is read; an ``AttributeError`` too, so that ``hasattr`` works."""
+
+
 def closest(name: str, names: Iterable[str], cutoff: float = 0.7) -> str:
     """Return ``" Did you mean 'x'?"`` for the name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, [str(n) for n in names], n=1, cutoff=cutoff)

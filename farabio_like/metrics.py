@@ -43,6 +43,19 @@ def improves(name: str, value: float, best: float, mode: str | None = None, min_
     return value > best + min_delta if mode == "max" else value < best - min_delta
 
 
+def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics as plain data: a float for one number, a list for several; tensors and arrays are read."""
+    return {str(name): _plain(value) for name, value in metrics.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.item() if value.numel() == 1 else value.tolist()
+    # numpy's scalars are no plain data, although np.float64 is a float.
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 class RunningMeans:
     """Means of named values, each weighted by the number of samples that it stands for.
 
@@ -189,10 +202,11 @@ class MetricObjects:
     def compute(self) -> dict[str, Any]:
         """Return every metric over what was added: a float, or a list of floats for one value per class."""
         values: dict[str, Any] = {}
-        if not self.updated:
-            return values
         for name, metric in self.metrics.items():
+            # A step without outputs may have updated a metric by itself.
+            if not self.updated and not getattr(metric, "update_called", False):
+                continue
             value = metric.compute()
             for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
-                values[str(key)] = part.tolist() if isinstance(part, Tensor) else part
+                values[str(key)] = part
         return values

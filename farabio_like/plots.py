@@ -1,4 +1,4 @@
-"""Pictures of a run: curves of its history, grids of images. Figures only, no pyplot, no window."""
+"""Pictures of a run: curves of its history, grids of images, confusion matrices. Figures only, no pyplot, no window."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 9
+MOST_CELLS = 30  # classes of a confusion matrix with names and counts
 
 
 def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> Figure:
@@ -109,6 +110,55 @@ def image_grid(
                 panel.set_title(
                     titles[index], fontsize=9, color="crimson" if wrong is not None and wrong[index] else "black"
                 )
+    return figure
+
+
+def confusion_matrix(matrix: torch.Tensor, class_names: Sequence[str] | None = None) -> Figure:
+    """Draw a confusion matrix: row 0 on top, rows the true class, columns the predicted one.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        Counts, shape (C, C). They are written into the cells, up to `MOST_CELLS` classes; the colour is their
+        share of the row.
+    class_names : sequence of str, optional
+        One per class; default: the numbers from 0 on.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        For another shape, or another number of names.
+    """
+    from matplotlib.figure import Figure
+
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"confusion_matrix got the shape {tuple(matrix.shape)}; expected (C, C).")
+    classes = len(matrix)
+    names = [str(number) for number in range(classes)] if class_names is None else list(class_names)
+    if len(names) != classes:
+        raise ValueError(f"confusion_matrix got {len(names)} class_names for {classes} classes.")
+    counts = matrix.detach().cpu()
+    share = counts.double() / counts.sum(1, keepdim=True).clamp_min(1e-12)
+    side = 2.5 + 0.5 * min(classes, MOST_CELLS)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    panel = figure.subplots()
+    picture = panel.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=panel, label="share of the true class")
+    panel.set_xlabel("predicted")
+    panel.set_ylabel("true")
+    if classes <= MOST_CELLS:
+        panel.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        panel.set_yticks(range(classes), names)
+        for row in range(classes):
+            for column in range(classes):
+                colour = "white" if share[row, column] > 0.5 else "black"
+                count = counts[row, column].item()
+                text = f"{count:g}" if count < 1e5 else f"{count:.2g}"
+                panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 

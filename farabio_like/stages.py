@@ -6,6 +6,12 @@ from typing import Any
 
 from .errors import ConfigError, closest
 
+# The other settings are read once per run.
+SETTINGS_OF_A_STAGE = (
+    *("has_eval", "eval_interval", "save_epoch", "monitor", "monitor_mode", "scheduler_step", "loss_weights"),
+    *("on_nonfinite", "next_loop", "mode", "backbone"),
+)
+
 
 class Stage:
     """One stage of a run; ``self._stages = [Stage("pretrain", 5), Stage("finetune", 10, eval_interval=2)]``.
@@ -39,15 +45,8 @@ class Stage:
         return f"Stage({self.name!r}, {self.num_epochs}{given})"
 
 
-def check(stages: Any, known: dict[str, Any]) -> None:
-    """Raise a ConfigError for stages that cannot be run.
-
-    Parameters
-    ----------
-    stages : list of Stage
-    known : dict
-        The trainer's settings, by name with the underscore.
-    """
+def check(stages: Any) -> None:
+    """Raise a ConfigError for stages that cannot be run."""
     if not isinstance(stages, (list, tuple)) or not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise ConfigError(f"_stages is {stages!r}; expected a list of Stage, [Stage('pretrain', num_epochs=5)] say.")
     names = [stage.name for stage in stages]
@@ -55,6 +54,6 @@ def check(stages: Any, known: dict[str, Any]) -> None:
         raise ConfigError(f"_stages has a name twice: {names}.")
     for stage in stages:
         for name in stage.settings:
-            if f"_{name}" not in known or name in ("num_epochs", "start_epoch", "epoch", "stages"):
-                hint = closest(name, [key[1:] for key in known])
-                raise ConfigError(f"Stage({stage.name!r}) sets {name!r}, which is no setting of a stage.{hint}")
+            if name not in SETTINGS_OF_A_STAGE:
+                there = f"{closest(name, SETTINGS_OF_A_STAGE)} There are: {', '.join(SETTINGS_OF_A_STAGE)}."
+                raise ConfigError(f"Stage({stage.name!r}) sets {name!r}, which is no setting of a stage.{there}")

@@ -54,7 +54,7 @@ class Wrapped(Tiny):
         else:
             self.model = wrap(Net(width=self.config.get("width", 5)))
         self.criterion = nn.MSELoss()
-        self.optimizer = torch.optim.SGD([p for m in self._modules() for p in m.parameters()], lr=0.1)
+        self.optimizer = torch.optim.SGD([p for m in components.modules_of(self) for p in m.parameters()], lr=0.1)
 
 
 def randomised(trainer):

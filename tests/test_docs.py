@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import farabio_like
+import farabio_like.callbacks
 from farabio_like import ConvnetTrainer, checks
 from farabio_like.trainer import SETTINGS
 
@@ -62,8 +63,15 @@ def test_every_module_has_its_documentation():
     shown = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", pages, flags=re.MULTILINE))
     folder = ROOT / "farabio_like"
     there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in folder.rglob("*.py")}
-    there = {name for name in there if not name.endswith("__init__")}
+    there = {name for name in there if not name.endswith("__")}
     assert shown == there - {"farabio_like.trainer", "farabio_like.errors"}
+
+
+def test_pages_name_no_callback_that_is_not_there():
+    pages = "".join(path.read_text() for path in (ROOT / "docs").glob("*.rst"))
+    imported = ",".join(re.findall(r"^ *from farabio_like\.callbacks import ([\w, ]+)$", pages, flags=re.MULTILINE))
+    named = {*re.findall(r":callback:`(\w+)`", pages), *re.split(r",\s*", imported)}
+    assert [name for name in sorted(named) if not hasattr(farabio_like.callbacks, name)] == []
 
 
 def test_links_of_readme_lead_somewhere():

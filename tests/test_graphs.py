@@ -23,6 +23,7 @@ INSIDE_HOOKS = {
     "optimizer_zero_grad",
     "prediction_transform",
     "save_checkpoint",
+    "evaluate_loader",
     "take_batch",
     "to_device",
 }

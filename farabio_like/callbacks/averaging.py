@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import components, data
+from .. import components, data, loop
 from ..errors import CheckpointError, ConfigError
+from ..rng import preserved_rng
 from .base import Callback, CallbackOrder
 from .freezing import named_parameters
 
@@ -38,7 +39,7 @@ class _Average(Callback):
             return {}
         self._bind(trainer)
         average_of = {id(w): a for averages, weights in self._groups for a, w in zip(averages, weights, strict=True)}
-        model = trainer._model()
+        model = components.model_of(trainer)
         if isinstance(model, Mapping):
             return {str(name): _averaged(module, average_of) for name, module in model.items()}
         return _averaged(model, average_of)
@@ -54,7 +55,7 @@ class _Average(Callback):
         self._forget()
         if not state:
             return
-        model = trainer._model()
+        model = components.model_of(trainer)
         flat = dict(state)
         if isinstance(model, Mapping):
             flat = {f"{name}.{key}": value for name, part in state.items() for key, value in part.items()}
@@ -115,7 +116,7 @@ class _Average(Callback):
 def _averageable(trainer: ConvnetTrainer) -> dict[str, nn.Parameter]:
     """Return the floating point parameters by name, shared ones once."""
     found, seen = {}, set()
-    for name, parameter in named_parameters(trainer._model()):
+    for name, parameter in named_parameters(components.model_of(trainer)):
         if id(parameter) not in seen and (parameter.is_floating_point() or parameter.is_complex()):
             found[name] = parameter
             seen.add(id(parameter))
@@ -183,7 +184,7 @@ class EMA(_Average):
         Parameters are the averages, buffers the model's own. Empty before the first update.
         """
         if self._inside:
-            return components.model_state(trainer._model())
+            return components.model_state(components.model_of(trainer))
         return super().model_state(trainer)
 
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
@@ -218,6 +219,7 @@ class EMA(_Average):
             self._bind(trainer)
             self._exchange()
             self._inside = True
+            self._sign(trainer)
 
     def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
         """Put the raw weights back."""
@@ -241,13 +243,22 @@ class EMA(_Average):
         """Put the raw weights back."""
         self._leave(trainer)
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._inside = False
+
     def _leave(self, trainer: ConvnetTrainer) -> None:
-        if self._inside:
-            self._exchange()
-            self._inside = False
-            if not self._training:
-                self._groups = []
-                self._sign(trainer)
+        """Put the raw weights back, unless others were loaded since a test or an evaluation has failed."""
+        if not self._inside:
+            return
+        if not self._training and not self._belongs_to(trainer):
+            self._forget()
+            return
+        self._exchange()
+        self._inside = False
+        if not self._training:
+            self._groups = []
+            self._sign(trainer)
 
     def _exchange(self) -> None:
         """Exchange the contents of averages and weights: every tensor stays where it is in memory."""
@@ -355,14 +366,14 @@ class SWA(_Average):
         self._sign(trainer)
         if trainer.exception is not None or not self._averages:
             return
-        self.raw = copy.deepcopy(components.model_state(trainer._model()))
+        self.raw = copy.deepcopy(components.model_state(components.model_of(trainer)))
         self._bind(trainer)
         with torch.no_grad():
             for averages, weights in self._groups:
                 torch._foreach_copy_(weights, averages)
         if _batch_norms(trainer):
             _compute_statistics(trainer)
-        trainer._run_state.chosen = f"the average of {self._count} epochs"
+        trainer._run_state.loaded = f"the average of {self._count} epochs"
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
@@ -375,25 +386,26 @@ class SWA(_Average):
 
 
 def _batch_norms(trainer: ConvnetTrainer) -> list[_BatchNorm]:
-    parts = [part for module in components.each(trainer._model()) for part in module.modules()]
+    parts = [part for module in components.modules_of(trainer) for part in module.modules()]
     return [part for part in parts if isinstance(part, _BatchNorm) and part.track_running_stats]
 
 
 def _compute_statistics(trainer: ConvnetTrainer) -> None:
     """Compute the statistics of batch norm layers as plain means over one pass of the train loader."""
-    flags = [(part, part.training) for module in components.each(trainer._model()) for part in module.modules()]
+    flags = [(part, part.training) for module in components.modules_of(trainer) for part in module.modules()]
     layers = [(layer, layer.momentum) for layer in _batch_norms(trainer)]
     held = {name: getattr(trainer, name) for name in ("loss", "outputs", "batch_metrics")}
     try:
-        for module in components.each(trainer._model()):
+        for module in components.modules_of(trainer):
             module.train()
         for layer, _ in layers:
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean
-        for index, batch in data.Items(trainer.train_loader, "train"):
-            with torch.no_grad(), trainer._single_batch(batch), trainer.autocast():
-                trainer.on_start_training_batch((index, batch))
-                trainer.compute_loss()
+        with torch.no_grad(), preserved_rng(trainer.train_loader):
+            for index, batch in data.Items(trainer.train_loader, "train"):
+                with loop.single_batch(trainer, batch), trainer.autocast():
+                    trainer.on_start_training_batch((index, batch))
+                    trainer.compute_loss()
     finally:
         for layer, momentum in layers:
             layer.momentum = momentum

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,7 @@ on_end_test_batch = _decorator("on_end_test_batch")
 on_test_end = _decorator("on_test_end")
 
 
-def listeners(callbacks: Sequence[Any]) -> dict[str, list[Callable[[ConvnetTrainer], Any]]]:
+def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]]:
     """Return for each event that anything listens to the methods to call, in their order.
 
     Raises
@@ -208,6 +208,8 @@ def listeners(callbacks: Sequence[Any]) -> dict[str, list[Callable[[ConvnetTrain
     ConfigError
         For a callback that is there twice.
     """
+    if isinstance(callbacks, dict):
+        callbacks = list(callbacks.values())
     if not isinstance(callbacks, (list, tuple)):
         raise HookError(f"self.callbacks is a {type(callbacks).__name__}; expected a list of callbacks.")
     for index, callback in enumerate(callbacks):

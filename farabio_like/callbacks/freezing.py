@@ -73,7 +73,7 @@ class _Selection(Callback):
             if not self._learns:
                 # An optimizer moves what has a gradient, also one that is old or zero.
                 parameter.grad = None
-        for prefix, module in _modules(trainer._model()):
+        for prefix, module in _modules(components.model_of(trainer)):
             for key, part in module.named_modules():
                 name = prefix + components.plain_key(module, f"{key}.running_mean" if key else "running_mean")
                 if isinstance(part, _BatchNorm) and self._matches(name):
@@ -101,10 +101,10 @@ class _Selection(Callback):
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
 
     def _chosen(self, trainer: ConvnetTrainer) -> list[tuple[str, nn.Parameter]]:
-        there = list(named_parameters(trainer._model()))
+        there = list(named_parameters(components.model_of(trainer)))
         names = [name for name, _ in there]
         for pattern in self.names:
-            if not fnmatch.filter(names, pattern):
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 parts = {name[:end] + ".*" for name in names for end, sign in enumerate(name) if sign == "."}
                 raise ConfigError(
                     f"{type(self).__name__}({pattern!r}) matches none of the model's {len(names)} parameters."

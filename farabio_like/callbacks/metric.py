@@ -44,11 +44,12 @@ class MetricCallback(Callback):
 
     Examples
     --------
-    >>> class LargestError(MetricCallback):
+    >>> class Bias(MetricCallback):
     ...     def update(self, state, prediction, target):
-    ...         state["largest"] = torch.maximum(state.get("largest", target.new_zeros(())), (prediction - target).abs().max())
+    ...         state["sum"] = state.get("sum", 0.0) + (prediction - target).sum()
+    ...         state["count"] = state.get("count", 0) + target.numel()
     ...     def compute(self, state):
-    ...         return {"largest_error": state["largest"]}
+    ...         return {"bias": state["sum"] / state["count"]}
     """
 
     order: int = CallbackOrder.Metric
@@ -64,18 +65,17 @@ class MetricCallback(Callback):
         name = type(self).__name__
         if isinstance(loaders, str) or not loaders or not set(loaders) <= set(LOADERS):
             raise ConfigError(f'{name}(loaders={loaders!r}): expected some of {LOADERS}. Write loaders=("valid",).')
-        for argument, given in (("prediction", prediction), ("target", target)):
+        for argument, taken, given in (("prediction", "outputs", prediction), ("target", "targets", target)):
             if given is not None and not callable(given):
                 raise ConfigError(
                     f"{name}({argument}=...) is a {type(given).__name__}; expected a function of the trainer. "
-                    f"Write {argument}=lambda trainer: trainer.{'outputs' if argument == 'prediction' else 'targets'}[0]."
+                    f"Write {argument}=lambda trainer: trainer.{taken}[0]."
                 )
         self.loaders = tuple(loaders)
         self.prediction = prediction
         self.target = target
         self.prefix = prefix
         self._states: dict[str, Any] = {}  # by loader: what the pass under way has gathered
-        self._stale: Any = None  # outputs and their version from before the pass, until its first batch
         self._said: set[str] = set()
 
     def start(self) -> Any:
@@ -131,7 +131,7 @@ class MetricCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the train pass under way; a pass over another loader is never resumed."""
-        state = self._states.get("train")
+        state = self._states.get("resumed", self._states.get("train"))
         return {} if state is None else {"train": _copied(state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,8 +148,8 @@ class MetricCallback(Callback):
         self._states.pop(loader, None)
         if loader == "train" and "resumed" in self._states:
             self._states["train"] = self._states.pop("resumed")
-        outputs = trainer.outputs
-        self._stale = (outputs, outputs._version) if _is_versioned(outputs) else None
+        if loader in self.loaders and self.prediction is None:
+            trainer.outputs = None  # so that a step which sets none is not measured by those of another pass
 
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
         if loader not in self.loaders:
@@ -162,15 +162,7 @@ class MetricCallback(Callback):
 
     def _taken(self, trainer: ConvnetTrainer, loader: str) -> tuple[Any, Any]:
         """Return the batch's prediction and target, detached."""
-        if self.prediction is None:
-            outputs, stale = trainer.outputs, self._stale
-            if stale is not None:
-                self._stale = None
-                if outputs is stale[0] and outputs._version == stale[1]:
-                    outputs = None  # those of the pass before: this step sets none
-            prediction = outputs
-        else:
-            prediction = self.prediction(trainer)
+        prediction = trainer.outputs if self.prediction is None else self.prediction(trainer)
         target = trainer.targets if self.target is None else self.target(trainer)
         for argument, attribute, value in (("prediction", "outputs", prediction), ("target", "targets", target)):
             if value is None:
@@ -184,7 +176,6 @@ class MetricCallback(Callback):
 
     def _finish(self, trainer: ConvnetTrainer, loader: str) -> None:
         state = self._states.pop(loader, None)
-        self._stale = None
         if state is None:
             return
         with torch.no_grad():
@@ -192,10 +183,10 @@ class MetricCallback(Callback):
         # By the loader's name: a hook of the subclass may have evaluated since, and changed loader_metrics.
         metrics = trainer.epoch_metrics.get(loader, trainer.loader_metrics)
         for name, value in values.items():
-            self.check_free(name, metrics)
+            self._check_free(name, metrics)
             metrics[name] = value.tolist() if isinstance(value, Tensor) else value
 
-    def check_free(self, name: str, metrics: dict[str, Any]) -> None:
+    def _check_free(self, name: str, metrics: dict[str, Any]) -> None:
         """Raise a ConfigError if there is a metric of this name already."""
         if name in metrics:
             raise ConfigError(
@@ -223,7 +214,3 @@ def joined(state: dict[str, Any], name: str) -> Tensor:
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
-
-
-def _is_versioned(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_inference()

@@ -30,6 +30,7 @@ class Console:
     def __init__(self, verbose: bool = True, use_tqdm: bool | None = None) -> None:
         self.verbose = verbose
         self.use_tqdm = use_tqdm
+        self.monitor: str | None = None  # this metric is shown first, after the loss
         self._known: set[tuple[str, str]] = set()
         self._columns: list[tuple[str, str, int]] = []
         self._first = 0
@@ -77,7 +78,8 @@ class Console:
         self._first = max(5, 2 * len(str(last_epoch)) + 1)
         room = WIDTH - self._first - len("        lr") - len("    time") - len(" *")
         chosen: list[tuple[str, str, int]] = []
-        for name in dict.fromkeys(name for _, name in found):
+        names = dict.fromkeys(name for _, name in found)
+        for name in sorted(names, key=lambda name: (name != "loss", name != self.monitor)):
             width = min(max(len(name), NUMBER), 16)
             same = [(part, name, width) for part, other in found if other == name]
             room -= len(same) * (width + 2)
@@ -157,8 +159,8 @@ def number(value: float) -> str:
 
 def rate(lr: Any) -> str:
     """Return a learning rate, or the first of several, in at most 8 characters."""
-    if isinstance(lr, Mapping):
-        lr = next(iter(lr.values()), None)
+    while isinstance(lr, (Mapping, list)):
+        lr = next(iter(lr.values() if isinstance(lr, Mapping) else lr), None)
     return "-" if lr is None else f"{lr:.2e}"
 
 

@@ -1,0 +1,331 @@
+"""What the base does around the hooks while a loader is read: follow its items, fold metrics, lend the batch.
+
+These are functions of a trainer, not methods, so that no name of a subclass can meet theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import checks, components, data
+from .callbacks import base as events
+from .errors import HookError, MissingPartError
+from .loggers.console import Console
+from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
+from .rng import preserved_rng
+
+if TYPE_CHECKING:
+    from .rundir import RunDir
+    from .stages import Stage
+    from .trainer import ConvnetTrainer
+
+
+class Sentinel(Enum):
+    """Stands for no item; an Enum stays itself when a trainer is copied."""
+
+    NOTHING = "nothing"
+
+
+NOTHING = Sentinel.NOTHING
+_BATCH_ENDS = {"train": "on_end_training_batch", "valid": "on_evaluate_batch_end", "test": "on_end_test_batch"}
+BATCH_PARTS = ("batch", "inputs", "targets")
+BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", *BATCH_PARTS)
+
+
+@dataclass(slots=True)
+class RunState:
+    """What the base remembers of a run, in one attribute of the trainer."""
+
+    console: Console = field(default_factory=Console)
+    run: RunDir | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    running: str | None = None  # "train" or "test" while that method runs
+    exception: BaseException | None = None
+    listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
+
+    # The loop: what is being read, and what was asked of it.
+    loader: str | None = None
+    item: Any = NOTHING
+    lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
+    skip: bool = False  # the item under way does not count
+    initial_loss: Any = None  # self.loss before the hook that starts a pass
+    stop: bool = False
+    leave: bool = False
+    stop_loader: bool = False
+
+    # Counting.
+    step: int = 0
+    done: int | None = None  # the last finished epoch
+    stage: Stage | None = None
+    stage_end: int | None = None
+    before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
+    epoch_started: float = 0.0
+    scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
+    left_early: bool = False  # this epoch's evaluation was
+    best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
+
+    # Weights.
+    saved: bool = False  # save_model() wrote model.pth in this run
+    trained: bool = False  # this process changed the weights
+    loaded: str | None = None  # weights that the user loaded on purpose, after the last training
+    weights: str = ""  # what load_model() did, for the line that test() prints
+
+
+def fire(trainer: ConvnetTrainer, event: str) -> None:
+    """Call the callbacks that listen to an event."""
+    for listener in trainer._run_state.listeners.get(event, ()):
+        listener(trainer)
+
+
+def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
+    """Return the items of a loader for the hook that starts a pass, which may replace or wrap them."""
+    state = trainer._run_state
+    if state.running is None:  # evaluate_epoch() called by itself
+        state.stop = state.leave = False
+        state.listeners = events.listeners(trainer.callbacks)
+        state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
+    state.initial_loss = vars(trainer).get("loss")
+    if name != "train":
+        # What a subclass's own hook took from the last training batch must not be read for this one.
+        for part in BATCH_PARTS:
+            if part not in state.networks:
+                vars(trainer).pop(part, None)
+        state.lent = ()
+    return items if loader is None else data.Items(loader, name)
+
+
+def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> Iterator[Any]:
+    """Yield the items of one pass over a loader; between two of them, fold the metrics of the first."""
+    state, own = trainer._run_state, vars(trainer)
+    if items is None:
+        if name == "valid" and state.running is not None:
+            state.console.once("no evaluation: there is no valid loader (set self.valid_loader)")
+            return
+        where = "get_testloader" if name == "test" else "get_trainloader"
+        raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
+    training = name == "train"
+    means = RunningMeans()
+    size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
+    losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
+    # A pass inside another one's batch must not reset the metric objects that the outer one fills.
+    nested = state.item is not NOTHING
+    objects = MetricObjects(copy.deepcopy(trainer.metrics) if nested else trainer.metrics, trainer.device)
+    # Where something measures outputs, a step that sets none must not be measured by those of the last one.
+    measured = bool(objects.metrics) or _BATCH_ENDS.get(name) in state.listeners
+    # Where the default hook takes every batch, nothing of the last one can be left over.
+    takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
+    bar = _bar(trainer, name, items)
+    outer, state.loader, state.initial_loss = state.loader, name, None
+    asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
+    try:
+        # stop_train() in on_train_epoch_start asks for no batch at all.
+        for item in () if state.leave or (training and state.stop) else items:
+            state.item = item
+            if not takes and state.lent:
+                return_batch(trainer)
+            if trainer.batch_metrics:
+                trainer.batch_metrics = {}
+            if measured:
+                trainer.outputs = None
+            if training:
+                state.step += 1
+            yield item
+            batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
+            if state.skip or "loss" in trainer.batch_metrics:
+                losses.pass_over(own.get("loss"))
+            else:
+                losses.take(own.get("loss"), batch)
+            if trainer.batch_metrics and not state.skip:
+                means.update(trainer.batch_metrics, size_of(batch))
+            if objects.metrics and trainer.outputs is not None and not state.skip:
+                objects.update(trainer.outputs, trainer.targets)
+            state.skip = False
+            if bar is not None:
+                bar.tick()
+            if state.stop_loader or state.leave or (training and state.stop):
+                state.left_early = state.leave and not training
+                break
+    finally:
+        state.item = NOTHING
+        state.loader, state.stop_loader = outer, asked
+        if bar is not None:
+            bar.close()
+    trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
+    trainer.epoch_metrics[name] = trainer.loader_metrics
+
+
+class LossWatch:
+    """Folds ``self.loss`` of every batch that gave a new one.
+
+    Parameters
+    ----------
+    mean : Mean
+    size_of : callable
+        Returns the number of samples of a batch.
+    loss : Any
+        What ``self.loss`` is before the first batch.
+    running : bool
+        The hook that started the pass set it: it is a running value of the subclass, and no mean is made of it.
+    """
+
+    __slots__ = ("mean", "number", "running", "seen", "size_of", "version")
+
+    def __init__(self, mean: Mean, size_of: Callable[[Any], int], loss: Any, running: bool) -> None:
+        self.mean = mean
+        self.size_of = size_of
+        self.running = running
+        self.seen: Callable[[], Any] = _nothing
+        self.version: int | None = None
+        self.number: Any = None
+        self.pass_over(loss)
+
+    def pass_over(self, loss: Any) -> None:
+        """Know `loss` without counting it."""
+        if isinstance(loss, Tensor):
+            # Weakly: a strong reference would keep the last step's graph through the next step.
+            self.seen, self.version = weakref.ref(loss), None if loss.requires_grad else _version(loss)
+        else:
+            self.number = loss
+
+    def take(self, loss: Any, batch: Any) -> None:
+        """Count `loss` for `batch`, if it is new."""
+        if isinstance(loss, Tensor):
+            graph = loss.requires_grad
+            if self.seen() is loss and (graph or self.version == _version(loss)):
+                return
+            self.seen, self.version = weakref.ref(loss), None if graph else _version(loss)
+            if self.running or loss.numel() != 1:
+                return
+            samples, mean = self.size_of(batch), self.mean
+            if samples != mean.weight or len(mean.waiting) >= FOLD_EVERY:
+                mean.fold(samples)
+            # Without a graph it may be a buffer that the next batch writes over.
+            mean.waiting.append(loss.detach() if graph else loss.clone())
+        elif isinstance(loss, (int, float)) and not self.running and (loss is not self.number or type(loss) is int):
+            self.number = loss
+            self.mean.add_number(loss, self.size_of(batch))
+
+
+def _nothing() -> None:
+    """Stand for a weak reference to nothing."""
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return how often a tensor without a graph was written to, None for one that does not count it."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _bar(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Any:
+    quiet = type(items).__name__.startswith("tqdm")  # a subclass shows a bar of its own
+    epoch = f"epoch {trainer._epoch}/{trainer._num_epochs}" if name != "test" else ""
+    return trainer._run_state.console.bar(name, data.length_of(items), epoch, quiet)
+
+
+def return_batch(trainer: ConvnetTrainer) -> None:
+    """Forget what the base set for the last item, so that nothing stale is read."""
+    state = trainer._run_state
+    for name in state.lent:
+        vars(trainer).pop(name, None)
+    state.lent = ()
+
+
+def lend(trainer: ConvnetTrainer, name: str) -> Any:
+    """Set the parts of the batch that no hook has set for the item under way, and return one of them.
+
+    Raises
+    ------
+    MissingPartError
+        If the batch has no such part.
+    """
+    state, own = trainer._run_state, vars(trainer)
+    batch = own["batch"] if "batch" in state.lent else trainer.to_device(data.batch_of(state.item))
+    found = {"batch": batch, **data.inputs_and_targets(batch)}
+    if name not in found:
+        raise MissingPartError(
+            f"{type(trainer).__name__}: self.{name} cannot be taken from the batch, {data.describe_batch(batch)}; "
+            "expected a pair, or the keys 'inputs' and 'targets'. Set it in on_start_training_batch(self, item) "
+            "(on_evaluate_batch_start, test_step), or override compute_loss to use self.batch."
+        )
+    missing = {key: value for key, value in found.items() if key not in own}
+    own.update(missing)
+    state.lent += tuple(missing)
+    return own[name]
+
+
+@contextlib.contextmanager
+def evaluation(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every sub-module has the flag that it had.
+
+    Inside a training batch, the batch under way is given back too.
+    """
+    state, own = trainer._run_state, vars(trainer)
+    modules = components.modules_to_evaluate(trainer)
+    flags = [(part, part.training) for module in modules for part in module.modules()]
+    item, lent, skip = state.item, state.lent, state.skip
+    held = BATCH_ATTRIBUTES if item is not NOTHING else ()
+    under_way = {name: own[name] for name in held if name in own}
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
+    except BaseException as error:
+        if state.running != "train":  # there, the end of the run tells the callbacks
+            state.exception = error
+            fire(trainer, "on_exception")
+            state.exception = None
+        raise
+    finally:
+        for part, flag in flags:
+            part.training = flag
+        if item is not NOTHING:
+            for name in held:
+                own.pop(name, None)
+            own.update(under_way)
+            state.item, state.lent, state.skip = item, lent, skip
+
+
+def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
+    """Do what `ConvnetTrainer.evaluate_loader` says."""
+    state, own = trainer._run_state, vars(trainer)
+    held = (*BATCH_ATTRIBUTES, "loader_metrics", "valid_loader", "valid_epoch_iter", "epoch_metrics")
+    kept = {name: own[name] for name in held if name in own}
+    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader")}
+    trainer.valid_loader, trainer.epoch_metrics, trainer.batch_metrics = loader, {}, {}
+    try:
+        with preserved_rng(loader):
+            trainer.evaluate_epoch()
+        return trainer.epoch_metrics.get("valid", {})
+    finally:
+        for name in held:
+            own.pop(name, None)
+        own.update(kept)
+        for name, value in under_way.items():
+            setattr(state, name, value)
+
+
+@contextlib.contextmanager
+def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
+    """Make `batch` the item under way, outside any loop."""
+    state = trainer._run_state
+    outer = state.item
+    for name in BATCH_PARTS:
+        vars(trainer).pop(name, None)
+    state.lent = ()
+    trainer.outputs = trainer.loss = None
+    trainer.batch_metrics = {}
+    state.item = (0, batch)
+    try:
+        yield
+    finally:
+        state.item, trainer._next_loop = outer, False

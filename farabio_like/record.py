@@ -1,0 +1,433 @@
+"""What the base does around the epochs: open and close a run, record, find the best, save, print.
+
+These are functions of a trainer, not methods, so that no name of a subclass can meet theirs.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import checkpoint, checks, components, loop, rundir
+from .callbacks import base as events
+from .errors import CheckpointError, ConfigError, HookError, NonFiniteError, closest
+from .loggers.console import number, seconds
+from .metrics import improves, plain_metrics
+from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+
+def open_run(trainer: ConvnetTrainer) -> None:
+    """Check all that can be known, make the run folder, print the header."""
+    state = trainer._run_state
+    state.stop = state.leave = False
+    state.item = loop.NOTHING
+    state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
+    checks.before_training(trainer)
+    for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
+        setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
+    state.console.monitor = trainer._monitor
+    state.listeners = events.listeners(trainer.callbacks)
+    if trainer._stages is not None:
+        trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
+    first = first_epoch(trainer)
+    if state.done is not None and first > trainer._num_epochs and trainer._stages is None:
+        trainer._num_epochs = state.done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    while state.history and state.history[-1]["epoch"] >= first:
+        state.history.pop()  # an epoch that was interrupted at its end, and is trained again
+    if trainer._logdir is not None and state.run is None:
+        state.run = rundir.RunDir(trainer._logdir, type(trainer))
+        trainer.run_dir = state.run.path
+        state.run.describe(trainer.config.to_dict(), {name: getattr(trainer, name) for name in SETTINGS})
+    state.saved = False
+    parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
+    known = sum(p.numel() for p in parameters if not components.is_lazy(p))
+    epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
+    state.console.line(f"{type(trainer).__name__}: {known:,} parameters on {trainer.device}, {epochs}")
+    if trainer.run_dir is not None:
+        state.console.line(f"files in {trainer.run_dir}")
+    state.running = "train"
+
+
+def first_epoch(trainer: ConvnetTrainer) -> int:
+    """Return the number of the epoch that comes next."""
+    done = trainer._run_state.done
+    return trainer._start_epoch if done is None else max(done + 1, trainer._start_epoch)
+
+
+def last_epoch(trainer: ConvnetTrainer) -> int:
+    """Return the number of the last epoch, of the stage where there are stages."""
+    end = trainer._run_state.stage_end
+    return trainer._num_epochs if end is None else end
+
+
+def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Yield once per stage that is left, once in a run without stages."""
+    state = trainer._run_state
+    if trainer._evaluate_first and state.done is None and evaluation_is_due(trainer, first=True):
+        trainer.evaluate_epoch()
+        if state.run is not None:
+            state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
+        state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
+    if trainer._stages is None:
+        yield
+        return
+    end = trainer._start_epoch - 1
+    for stage in trainer._stages:
+        end += stage.num_epochs
+        if state.stop or state.leave or first_epoch(trainer) > end:
+            continue
+        state.stage, state.stage_end = stage, end
+        state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
+        vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
+        state.best = None  # another loss, maybe another metric
+        state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
+        trainer.on_stage_start()
+        loop.fire(trainer, "on_stage_start")
+        yield
+        trainer.on_stage_end()
+        loop.fire(trainer, "on_stage_end")
+        _leave_stage(trainer)
+
+
+def _leave_stage(trainer: ConvnetTrainer) -> None:
+    state = trainer._run_state
+    vars(trainer).update(state.before_stage)
+    state.stage, state.stage_end, state.before_stage = None, None, {}
+
+
+def start_epoch(trainer: ConvnetTrainer) -> None:
+    """Begin to count an epoch."""
+    state = trainer._run_state
+    state.epoch_started = perf_counter()
+    state.left_early = False
+    state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
+    state.trained, state.loaded = True, None
+    trainer.epoch_metrics = {}
+
+
+def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
+    """Return whether this epoch is evaluated."""
+    state = trainer._run_state
+    if not trainer._has_eval or state.leave or (trainer._epoch % trainer._eval_interval and not first):
+        return False
+    if trainer.valid_loader is None and trainer.valid_epoch_iter is None:
+        if checks.is_default(trainer, "evaluate_epoch", "on_evaluate_epoch_start"):
+            state.console.once("no evaluation: there is no valid loader (set self.valid_loader)")
+            return False
+    return True
+
+
+def record_epoch(trainer: ConvnetTrainer) -> None:
+    """Add this epoch to the history, before on_epoch_end, which may still add to its dicts."""
+    state = trainer._run_state
+    state.history.append(
+        {
+            "epoch": trainer._epoch,
+            "train": trainer.epoch_metrics.get("train", {}),
+            "valid": trainer.epoch_metrics.get("valid", {}),
+            "lr": components.learning_rates(trainer.optimizer),
+            "seconds": perf_counter() - state.epoch_started,
+        }
+    )
+
+
+def finish_epoch(trainer: ConvnetTrainer) -> None:
+    """After on_epoch_end, once per epoch: find the best epoch, save, print and write the epoch's line."""
+    state = trainer._run_state
+    if state.done == trainer._epoch:
+        return
+    if not state.history or state.history[-1]["epoch"] != trainer._epoch:
+        record_epoch(trainer)  # a subclass with a train_epoch of its own
+    state.done = trainer._epoch
+    entry = state.history[-1]
+    for part in ("train", "valid"):
+        entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
+    _step_schedulers(trainer, entry)
+    best = not state.left_early and _is_best(trainer, entry)
+    if state.run is not None:
+        last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
+        if best or last or trainer._epoch % trainer._save_epoch == 0:
+            _save(trainer, state.run, best)
+        state.run.append({**entry, "best": best})
+    state.console.epoch(entry, trainer._num_epochs, best)
+
+
+def _schedulers(trainer: ConvnetTrainer) -> list[Any]:
+    return [s for s in components.each(trainer.scheduler) if callable(getattr(s, "step", None))]
+
+
+def _position(scheduler: Any) -> int:
+    return getattr(scheduler, "last_epoch", 0)
+
+
+def _step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:
+    """Step the schedulers that move per epoch, unless the subclass steps them itself."""
+    if trainer._scheduler_step != "epoch" or trainer.scheduler is None or checks.steps_schedulers(trainer):
+        return
+    for scheduler, mark in zip(_schedulers(trainer), trainer._run_state.scheduler_marks, strict=False):
+        if _position(scheduler) != mark:
+            continue
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            name, _, value = monitored(trainer, entry)
+            if value is not None:
+                scheduler.step(value)
+            elif trainer._monitor is None and trainer._eval_interval == 1:
+                raise ConfigError(f"ReduceLROnPlateau needs a metric, and there is no {name!r}; set self._monitor.")
+        else:
+            scheduler.step()
+
+
+def monitored(trainer: ConvnetTrainer, entry: dict[str, Any]) -> tuple[str, str, float | None]:
+    """Return name, part and value of the monitored metric in an epoch, None where it was not evaluated.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such metric, or it is no number.
+    """
+    name = trainer._monitor or "loss"
+    part = "valid" if name in entry["valid"] else "train"
+    value = entry[part].get(name)
+    if isinstance(value, (int, float)):
+        return name, part, value
+    there = list(dict.fromkeys([*entry["train"], *entry["valid"]]))
+    waits = evaluation_is_due(trainer, first=True) and not evaluation_is_due(trainer)
+    if trainer._monitor is not None and not waits:
+        if value is not None:
+            raise ConfigError(f"_monitor is {name!r}, which is {value!r}; only one number can be monitored.")
+        raise ConfigError(
+            f"_monitor is {name!r}, but no such metric was recorded in epoch {trainer._epoch}."
+            f"{closest(name, there)} There are: {', '.join(there) or 'none'}."
+        )
+    return name, part, None
+
+
+def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
+    state = trainer._run_state
+    name, part, value = monitored(trainer, entry)
+    if value is None or value != value or (state.best is not None and state.best[0] == "valid" and part == "train"):
+        return False
+    if state.best is None or state.best[0] != part or improves(name, value, state.best[2], trainer._monitor_mode):
+        state.best = (part, name, value, trainer._epoch)
+        return True
+    return False
+
+
+def checkpoint_state(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what a checkpoint holds: weights, averages of callbacks, and what they belong to."""
+    state = trainer._run_state
+    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == trainer._epoch else {}
+    averages = {name: callback.model_state(trainer) for name, callback in _averaging(trainer).items()}
+    return {
+        "format": checkpoint.FORMAT,
+        "class": type(trainer).__qualname__,
+        "epoch": trainer._epoch,
+        "step": state.step,
+        "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
+        "model": components.model_state(components.model_of(trainer)),
+        "averages": {name: average for name, average in averages.items() if average},
+    }
+
+
+def _averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the callbacks that average weights, by a name that is the same in the next run."""
+    found: dict[str, Any] = {}
+    for callback in components.each(trainer.callbacks, list):
+        callback = getattr(callback, "callback", callback)  # inside a wrapper
+        if hasattr(callback, "model_state"):
+            name = type(callback).__name__
+            found[f"{name}-{len(found) + 1}" if name in found else name] = callback
+    return found
+
+
+def _save(trainer: ConvnetTrainer, run: rundir.RunDir, best: bool) -> None:
+    if components.modules_of(trainer) and weights_are_finite(trainer):
+        checkpoint.save(checkpoint_state(trainer), run.last)
+        if best:
+            checkpoint.link_durably(run.last, run.best)
+
+
+def weights_are_finite(trainer: ConvnetTrainer) -> bool:
+    """Return whether every weight is; the last good files stay where one is not.
+
+    Raises
+    ------
+    NonFiniteError
+        Unless ``_on_nonfinite`` is ``"warn"``.
+    """
+    bad = [name for name, p in components.named_parameters(trainer) if not p.detach().isfinite().all()]
+    if bad:
+        _nonfinite(trainer, f"{len(bad)} parameters are not finite after epoch {trainer._epoch}, the first is {bad[0]}")
+    return not bad
+
+
+def check_loss(trainer: ConvnetTrainer) -> None:
+    """Report a mean training loss that is NaN or infinite.
+
+    Raises
+    ------
+    NonFiniteError
+        Unless ``_on_nonfinite`` is ``"warn"``.
+    """
+    loss = trainer.epoch_metrics.get("train", {}).get("loss", 0.0)
+    if loss - loss != 0:
+        named = list(components.named_parameters(trainer))
+        bad = [name for name, parameter in named if not parameter.detach().isfinite().all()]
+        first = f", the first is {bad[0]}" if bad else ""
+        _nonfinite(
+            trainer,
+            f"the training loss of epoch {trainer._epoch} (up to step {trainer._run_state.step}) is {loss}, with lr "
+            f"{components.learning_rates(trainer.optimizer)}; {len(bad)} of {len(named)} parameters are not finite"
+            f"{first}",
+        )
+
+
+def _nonfinite(trainer: ConvnetTrainer, problem: str) -> None:
+    message = (
+        f"{type(trainer).__name__}: {problem}. Lower the learning rate, clip the gradients, check the inputs for NaN, "
+        "or set self._on_nonfinite = 'warn' to go on. Nothing of this epoch is saved."
+    )
+    if trainer._on_nonfinite == "raise":
+        raise NonFiniteError(message)
+    warnings.warn(message, stacklevel=6)
+
+
+def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
+    """Run every on_train_end and close, also when one raises; the first error wins."""
+    state = trainer._run_state
+    state.exception = error
+    state.running, state.stop, state.leave = None, False, False
+    steps: list[Callable[[], Any]] = [trainer.on_train_end]
+    steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
+    if error is not None:
+        steps[:0] = [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
+    else:
+        steps.append(partial(_close_run, trainer))
+    first = error
+    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+        try:
+            step()
+        except Exception as further:
+            if first is None:
+                first = further
+            else:
+                print("another error, after the one that ends the run:", file=sys.stderr)
+                traceback.print_exception(further)
+    _leave_stage(trainer)  # not before: an exception belongs to its stage
+    state.exception = None  # its traceback holds what the failed step worked on
+    if error is None and first is not None:
+        raise first
+
+
+def _close_run(trainer: ConvnetTrainer) -> None:
+    """Write the weights and the curves, print where everything is."""
+    state = trainer._run_state
+    if trainer._load_best and state.run is not None and state.run.best.is_file():
+        load(trainer, state.run.best)
+    if state.run is not None and state.history:
+        if not state.saved and components.modules_of(trainer) and weights_are_finite(trainer):
+            checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
+        _draw_curves(trainer, state.run)
+    closing = []
+    if state.best is not None:
+        part, name, value, epoch = state.best
+        closing.append(f"best (*) {part} {name} {number(value)} in epoch {epoch}")
+    elif trainer._num_epochs < trainer._start_epoch:
+        closing.append("no epoch was asked for, no step was taken")
+    closing.append(seconds(sum(entry["seconds"] for entry in state.history)))
+    state.console.line("\n" + ", ".join(closing))
+    if trainer.run_dir is not None:
+        state.console.line(f"files in {trainer.run_dir}")
+
+
+def _draw_curves(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
+    from . import plots
+
+    state = trainer._run_state
+    try:
+        plots.save(
+            plots.curves(state.history, state.best[3] if state.best else None), run.path / "plots" / "curves.png"
+        )
+    except ImportError as error:
+        state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
+
+
+def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
+    """Return the file that load_model() loads without a path, None for the weights in memory."""
+    state = trainer._run_state
+    if state.loaded is not None:
+        return None
+    if state.run is not None and state.run.best.is_file():
+        return state.run.best
+    if state.trained:
+        return None
+    if trainer._model_path is not None:
+        return Path(trainer._model_path)
+    return rundir.newest_weights(trainer._logdir, type(trainer)) if trainer._logdir is not None else None
+
+
+def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
+    """Do what `ConvnetTrainer.load_model` says."""
+    state = trainer._run_state
+    chosen_by_user = path is not None
+    path = Path(path) if path is not None else weights_to_test(trainer)
+    if path is None:
+        state.weights = state.loaded or "those in memory" + ("" if state.trained else ", as built: no run was found")
+        return
+    if path.is_dir():
+        path = path / "model.pth"
+    found = checkpoint.read(path)
+    try:
+        components.load_model_state(components.model_of(trainer), checkpoint.weights_of(found), str(path))
+    except CheckpointError as error:
+        then = found.get("class") if "format" in found else None
+        written = f"\nWritten by {then}, read by {type(trainer).__name__}." if then else ""
+        raise CheckpointError(f"{error}{written}") from None
+    averages = found.get("averages", {}) if "format" in found else {}
+    for name, callback in _averaging(trainer).items():
+        if name in averages:
+            callback.load_model_state(trainer, averages[name])
+    epoch = f", epoch {found['epoch']}" if "format" in found else ""
+    state.weights = f"{path}{epoch}"
+    if chosen_by_user:
+        state.loaded = state.weights
+
+
+def open_test(trainer: ConvnetTrainer) -> None:
+    """Check that there is something to test on."""
+    state = trainer._run_state
+    if state.running is None:
+        state.listeners = events.listeners(trainer.callbacks)
+    state.weights = ""
+    state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
+    if trainer.test_loader is None and trainer.test_loop_iter is None:
+        if checks.is_default(trainer, "on_test_start", "test_loop"):
+            raise HookError(
+                f"{type(trainer).__name__} has no test loader. Write def get_testloader(self): "
+                "self.test_loader = DataLoader(dataset, batch_size=32)."
+            )
+
+
+def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Print and write the result of a test, and return it."""
+    state = trainer._run_state
+    metrics = plain_metrics(trainer.epoch_metrics.pop("test", {}))
+    state.console.line()
+    state.console.metrics("test", metrics)
+    if state.weights:
+        state.console.line(f"weights: {state.weights}")
+    if state.run is not None:
+        state.run.append({"test": metrics, "weights": state.weights})
+    return metrics

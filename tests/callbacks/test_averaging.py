@@ -1,0 +1,364 @@
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from farabio_like import components
+from farabio_like.callbacks.averaging import EMA, SWA
+from farabio_like.callbacks.base import Callback
+from farabio_like.errors import CheckpointError, ConfigError
+from tests.trainers import INPUTS, TARGETS, Tiny
+
+
+def averaged_network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+
+
+class Deep(Tiny):
+    def build_model(self):
+        self.model = averaged_network()
+        self.criterion = nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+class Pair(Tiny):
+    def build_model(self):
+        self.model = {"a": nn.Linear(3, 2), "b": nn.Linear(2, 1)}
+        self.criterion = nn.MSELoss()
+        both = [*self.model["a"].parameters(), *self.model["b"].parameters()]
+        self.optimizer = torch.optim.SGD(both, lr=0.1)
+
+    def forward(self):
+        return self.model["b"](self.model["a"](self.inputs))
+
+
+class Attributes(Pair):
+    def build_model(self):
+        super().build_model()
+        self.first, self.second = self.model["a"], self.model["b"]
+        self.model = None
+
+    def forward(self):
+        return self.second(self.first(self.inputs))
+
+
+class Reference(Callback):
+    """torch's own average beside ours."""
+
+    order = -1
+
+    def __init__(self, decay):
+        self.decay = decay
+
+    def on_train_start(self, trainer):
+        self.model = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+
+    def on_end_training_batch(self, trainer):
+        self.model.update_parameters(trainer.model)
+
+
+class Seen(Callback):
+    """The weights that every evaluated batch sees, and those after the evaluation."""
+
+    def __init__(self):
+        self.inside, self.outside = [], []
+
+    def on_evaluate_batch_start(self, trainer):
+        self.inside.append(flat(trainer))
+
+    def on_epoch_end(self, trainer):
+        self.outside.append(flat(trainer))
+
+    on_end_test_batch = on_evaluate_batch_start
+
+
+def flat(trainer):
+    return torch.cat([p.detach().flatten() for m in components.modules_of(trainer) for p in m.parameters()]).clone()
+
+
+def run(kind, *callbacks, **settings):
+    trainer = kind(settings)
+    trainer.callbacks = list(callbacks)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_ema_is_what_torch_averages(decay):
+    ema, reference = EMA(decay), Reference(decay)
+    trainer = run(Deep, ema, reference, _num_epochs=4)
+    ours, theirs = ema.model_state(trainer), reference.model.module.state_dict()
+    assert list(ours) == list(theirs)
+    for key, value in theirs.items():
+        assert torch.allclose(ours[key].double(), value.double(), rtol=0, atol=1e-7), key
+    if decay:
+        assert not torch.equal(ours["0.weight"], trainer.model[0].weight)
+
+
+def test_training_goes_on_from_the_raw_weights():
+    plain, seen = run(Deep, _num_epochs=3), Seen()
+    trainer = run(Deep, EMA(0.9), seen, _num_epochs=3)
+    for key, value in plain.model.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[key]), key
+    assert torch.equal(seen.outside[-1], flat(trainer))
+
+
+@pytest.mark.parametrize("kind", [Deep, Pair, Attributes])
+def test_evaluation_and_test_see_the_average(kind):
+    ema, seen = EMA(0.9), Seen()
+    trainer = run(kind, ema, seen, _num_epochs=2)
+    average = torch.cat([ema._averages[name].flatten() for name in ema._averages])
+    raw = flat(trainer)
+    assert torch.equal(seen.inside[-1], average)
+    seen.inside.clear()
+    trainer.evaluate_epoch()
+    trainer.test()
+    assert len(seen.inside) == 6 and all(torch.equal(weights, average) for weights in seen.inside)
+    assert torch.equal(flat(trainer), raw) and not torch.equal(raw, average)
+
+
+def test_warmup_and_every_leave_steps_out():
+    ema, weights = EMA(0.5, warmup_steps=2, every=2), []
+
+    class Record(Callback):
+        def on_end_training_batch(self, trainer):
+            weights.append(flat(trainer))
+
+    trainer = run(Tiny, Record(), ema, _num_epochs=3)  # 9 steps: updates after 4, 6, 8
+    expected = 0.25 * weights[3] + 0.25 * weights[5] + 0.5 * weights[7]
+    ours = ema.model_state(trainer)
+    assert torch.allclose(torch.cat([ours["weight"].flatten(), ours["bias"]]), expected, atol=1e-7)
+
+
+def test_before_the_first_update_there_is_no_average():
+    ema, seen = EMA(warmup_steps=100), Seen()
+    trainer = run(Tiny, ema, seen)
+    assert ema.model_state(trainer) == {}
+    assert torch.equal(seen.inside[-1], flat(trainer))
+
+
+class Failing(Tiny):
+    fails = True
+
+    def on_evaluate_batch_end(self):
+        if self.fails and self.epoch == 2:
+            raise ValueError("mine")
+
+    def on_end_test_batch(self):
+        if self.fails:
+            raise ValueError("mine")
+
+
+def test_raw_weights_are_back_after_an_error_in_the_evaluation():
+    plain = run(Tiny, _num_epochs=2)
+    trainer, ema = Failing({"_num_epochs": 2}), EMA(0.9)
+    trainer.callbacks = [ema]
+    with pytest.raises(ValueError, match="mine"):
+        trainer.train()
+    assert torch.equal(flat(trainer), flat(plain))
+
+
+def test_an_error_in_a_test_does_not_stay_in_the_next_run():
+    plain = run(Tiny, _num_epochs=1)
+    trainer, ema = Failing({"_num_epochs": 1}), EMA(0.9)
+    trainer.callbacks = [ema]
+    trainer.train()
+    with pytest.raises(ValueError, match="mine"):
+        trainer.test()
+    trainer.fails = False
+    for run_ in (plain, trainer):
+        run_.train()
+    assert torch.equal(flat(trainer), flat(plain))
+
+
+def test_weights_loaded_later_are_tested_as_they_are():
+    ema, seen = EMA(0.9), Seen()
+    trainer = run(Tiny, ema, seen)
+    other = nn.Linear(3, 1)
+    trainer.model.load_state_dict(other.state_dict())
+    seen.inside.clear()
+    trainer.test()
+    assert torch.equal(seen.inside[0], torch.cat([other.weight.flatten(), other.bias]))
+
+
+def test_the_best_checkpoint_is_tested_with_its_averages():
+    class Worse(Deep):
+        def on_evaluate_batch_end(self):
+            self.batch_metrics["score"] = float(self.epoch == 2)  # epoch 2 is the best of 3
+
+    ema, seen = EMA(0.9), Seen()
+    trainer = run(Worse, ema, seen, _logdir="runs", _num_epochs=3, _monitor="score", _monitor_mode="max")
+    second = seen.inside[3:6][0]
+    seen.inside.clear()
+    trainer.test()
+    assert all(torch.equal(weights, second) for weights in seen.inside) and len(seen.inside) == 3
+    saved = torch.load(trainer.run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    assert torch.equal(flat(trainer), torch.cat([saved["model"][n].flatten() for n, _ in named(trainer)]))
+    average = torch.cat([saved["averages"]["EMA"][n].flatten() for n, _ in named(trainer)])
+    assert torch.equal(average, second) and not torch.equal(average, flat(trainer))
+
+
+def named(trainer):
+    return trainer.model.named_parameters()
+
+
+def test_an_average_of_another_trainer_is_not_taken_over():
+    shared, fresh = EMA(0.9), EMA(0.9)
+    run(Deep, shared)
+    again, alone = run(Tiny, shared), run(Tiny, fresh)
+    for key, value in fresh.model_state(alone).items():
+        assert torch.equal(shared.model_state(again)[key], value)
+
+
+@pytest.mark.parametrize("kind", [Deep, Pair, Attributes])
+def test_ema_goes_on_from_a_saved_state(kind, tmp_path):
+    whole, first, second = EMA(0.9), EMA(0.9), EMA(0.9)
+    trainer = run(kind, whole, _num_epochs=2)
+    torch.manual_seed(0)
+    half = run(kind, first, _num_epochs=1)
+    torch.save(
+        {"raw": components.model_state(components.model_of(half)), "ema": first.model_state(half)},
+        tmp_path / "state.pt",
+    )
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = kind({"_num_epochs": 1})
+    components.load_model_state(components.model_of(resumed), state["raw"], "state.pt")
+    second.load_model_state(resumed, state["ema"])
+    resumed.callbacks = [second]
+    resumed.train()
+    ours, expected = second.model_state(resumed), whole.model_state(trainer)
+    if kind is not Deep:
+        ours, expected = [{f"{n}.{k}": v for n, part in s.items() for k, v in part.items()} for s in (ours, expected)]
+    assert list(ours) == list(expected)
+    for key, value in expected.items():
+        assert torch.equal(ours[key], value), key
+
+
+def test_a_state_of_another_model_is_refused():
+    ema = EMA(0.9)
+    state = ema.model_state(run(Tiny, ema))
+    with pytest.raises(CheckpointError, match="for 0.weight they hold nothing"):
+        EMA().load_model_state(Deep(), state)
+
+
+def test_a_step_that_changes_nothing_is_fine():
+    class Skips(Tiny):
+        def optimizer_step(self):
+            pass
+
+    ema = EMA(0.9)
+    trainer = run(Skips, ema)
+    assert torch.allclose(ema.model_state(trainer)["weight"], trainer.model.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decay": 1}, "from 0 to below 1"),
+        ({"decay": "high"}, "EMA\\(decay='high'\\)"),
+        ({"warmup_steps": -1}, "0 or more"),
+        ({"every": 0}, "1 or more"),
+    ],
+)
+def test_ema_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        EMA(**arguments)
+
+
+def test_swa_is_the_mean_of_the_epochs_with_new_statistics():
+    swa, seen = SWA(start_epoch=2), Seen()
+    trainer = run(Deep, swa, seen, _num_epochs=4)
+    mean = torch.stack(seen.outside[1:]).mean(0)
+    assert torch.allclose(flat(trainer), mean, atol=1e-6)
+    reference = averaged_network()
+    reference.load_state_dict(trainer.model.state_dict())
+    update_bn(trainer.train_loader, reference)
+    for key, value in reference.state_dict().items():
+        assert torch.allclose(trainer.model.state_dict()[key], value, atol=1e-6), key
+    assert trainer.model[1].momentum == 0.1
+    assert torch.equal(seen.outside[-1], torch.cat([swa.raw[n].flatten() for n, _ in trainer.model.named_parameters()]))
+    plain = run(Deep, _num_epochs=4)
+    for key, value in plain.model.state_dict().items():
+        assert torch.equal(swa.raw[key], value), key
+    trainer.model.eval()
+    expected = nn.functional.mse_loss(trainer.model(INPUTS), TARGETS).item()
+    assert trainer.test()["loss"] == pytest.approx(expected)
+
+
+def test_swa_weights_are_those_of_the_run_folder_and_of_the_test():
+    swa = SWA(start_epoch=1)
+    trainer = run(Deep, swa, _logdir="runs", _num_epochs=2)
+    saved = torch.load(trainer.run_dir / "model.pth", weights_only=True)
+    assert torch.equal(saved["0.weight"], trainer.model[0].weight)
+    before = flat(trainer)
+    trainer.test()
+    assert torch.equal(flat(trainer), before)
+    assert trainer._run_state.weights == "the average of 2 epochs"
+
+
+def test_swa_sets_the_rate_and_gives_it_back():
+    rates = []
+
+    class Rates(Callback):
+        def on_train_epoch_end(self, trainer):
+            rates.append(trainer.get_lr())
+
+    trainer = run(Tiny, SWA(2, lr=0.5), Rates(), _num_epochs=3)
+    assert rates == [0.1, 0.5, 0.5] and trainer.get_lr() == 0.1
+
+
+def test_swa_after_an_error_leaves_the_weights():
+    trainer, swa = Failing({"_num_epochs": 2}), SWA(1)
+    trainer.callbacks = [swa]
+    with pytest.raises(ValueError, match="mine"):
+        trainer.train()
+    assert torch.equal(flat(trainer), flat(run(Tiny, _num_epochs=2))) and swa.raw is None
+
+
+def test_swa_goes_on_from_a_saved_state():
+    class Stops(Deep):
+        def on_epoch_end(self):
+            if self.config.get("_stops") and self.epoch == 2:
+                raise ValueError("killed")
+
+    whole, first, second = SWA(1), SWA(1), SWA(1)
+    trainer = run(Stops, whole, _num_epochs=4)
+    half = Stops({"_num_epochs": 4, "_stops": True})
+    half.callbacks = [first]
+    with pytest.raises(ValueError, match="killed"):
+        half.train()
+    resumed = Stops({"_start_epoch": 3, "_num_epochs": 4})
+    components.load_model_state(resumed.model, components.model_state(half.model), "half")
+    second.load_model_state(resumed, first.model_state(half))
+    second.load_state_dict(first.state_dict())
+    resumed.callbacks = [second]
+    resumed.train()
+    assert torch.equal(flat(resumed), flat(trainer))
+
+
+@pytest.mark.parametrize(
+    ("swa", "settings", "message"),
+    [
+        (SWA(5), {}, "the last epoch is 2"),
+        (SWA(1), {"_load_best": True, "_logdir": "runs"}, "leave one of them out"),
+    ],
+)
+def test_swa_and_settings_that_contradict_it(swa, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run(Tiny, swa, **settings)
+
+
+def test_swa_arguments():
+    with pytest.raises(ConfigError, match="number of an epoch"):
+        SWA(0)
+    with pytest.raises(ConfigError, match="above 0"):
+        SWA(1, lr=0)
+
+    class Scheduled(Tiny):
+        def build_model(self):
+            super().build_model()
+            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
+
+    with pytest.raises(ConfigError, match="both set the rate"):
+        run(Scheduled, SWA(1, lr=0.1), _scheduler_step="step")
