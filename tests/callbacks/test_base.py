@@ -135,7 +135,7 @@ def test_exception_in_each_event(event):
 def test_every_on_train_end_runs_and_the_first_error_wins(capfd):
     callbacks = [Observer("a", fails_in="on_train_end"), Observer("b", fails_in="on_train_end"), Observer("c")]
     trainer = trainer_with(*callbacks)
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(ZeroDivisionError):
         trainer.train()
     assert trainer.calls[-4:] == [f"{who} on_train_end" for who in ("own", "a", "b", "c")]
     assert [callback.closed for callback in callbacks] == [1, 1, 1]
