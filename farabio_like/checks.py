@@ -106,7 +106,8 @@ def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
 
 def warn_misspelt_hooks(cls: type, base: type) -> None:
     """Warn of a method that is nearly named like a hook and that nothing in the class calls."""
-    known = [*HOOKS, *CALLED_BY, *NATIVE]
+    # A helper of the subclass may well be called load_models.
+    known = [name for name in (*HOOKS, *CALLED_BY, *ARGUMENTS, *NATIVE) if not name.startswith(("load_", "save_"))]
     for name, value in vars(cls).items():
         if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
             continue
@@ -148,6 +149,9 @@ def _reads(code: CodeType, name: str) -> bool:
     )
 
 
+_NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
 def check_signatures(trainer: ConvnetTrainer) -> None:
     """Raise a HookError for a hook that cannot be called with the arguments that the base passes."""
     for name, arguments in {**dict.fromkeys(CALLED_BY, ()), **ARGUMENTS, **HOOKS}.items():
@@ -159,6 +163,8 @@ def check_signatures(trainer: ConvnetTrainer) -> None:
         own = ", ".join(("self", *arguments))
         if not callable(hook):
             raise HookError(f"{_class(trainer)}.{name} is {hook!r}; expected a method: def {name}({own}).")
+        if any(kind(hook) for kind in _NEVER_RUN) and name != "autocast":
+            raise HookError(f"{_class(trainer)}.{name} is a coroutine or a generator, which a call does not run.")
         try:
             signature = inspect.signature(hook)
         except (TypeError, ValueError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from .errors import ConfigError, MissingKeyError, closest
@@ -33,7 +35,7 @@ class Config:
     def __init__(self, source: Any = None) -> None:
         object.__setattr__(self, "_source", source)
         for key, value in _named_values(source).items():
-            self.__dict__[str(key)] = Config(value) if isinstance(value, Mapping) else value
+            self.__dict__[str(key)] = Config(value) if _is_config(value) else value
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__") and not isinstance(self._source, Mapping):
@@ -98,6 +100,15 @@ class Config:
 Mapping.register(Config)
 
 
+def _is_config(value: Any) -> bool:
+    """Return whether a value is read by name itself: a mapping of names, a Namespace or a dataclass."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value)
+    return isinstance(value, (argparse.Namespace, SimpleNamespace)) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    )
+
+
 def _named_values(source: Any) -> dict[Any, Any]:
     if source is None:
         return {}
@@ -117,7 +128,10 @@ def _named_values(source: Any) -> dict[Any, Any]:
     values = {}
     for name in dir(source):
         if not name.startswith("_"):
-            value = getattr(source, name)
+            try:
+                value = getattr(source, name)
+            except Exception:  # a property that cannot be computed (yet) stays one, to be asked for by its name
+                continue
             if not callable(value):
                 values[name] = value
     return values

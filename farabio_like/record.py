@@ -36,7 +36,8 @@ def open_run(trainer: ConvnetTrainer) -> None:
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     checks.before_training(trainer)
     for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
-        setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
+        if type(getattr(trainer, name)) is not int:
+            setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
     state.console.monitor = trainer._monitor
     state.listeners = events.listeners(trainer.callbacks)
     if trainer._stages is not None:

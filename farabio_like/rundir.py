@@ -40,7 +40,7 @@ class RunDir:
     """
 
     def __init__(self, logdir: str | Path, owner: type) -> None:
-        parent = Path(logdir) / owner.__name__
+        parent = Path(logdir).expanduser() / owner.__name__
         try:
             parent.mkdir(parents=True, exist_ok=True)
             number = max(run_numbers(parent), default=0) + 1
@@ -57,6 +57,10 @@ class RunDir:
             ) from error
         self.path = parent / str(number)
         self.owner = owner
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Give a copy of a trainer no folder: its next run gets one of its own."""
+        return None
 
     @property
     def best(self) -> Path:
@@ -104,7 +108,7 @@ def run_numbers(parent: Path) -> list[int]:
 
 def newest_weights(logdir: str | Path, owner: type) -> Path | None:
     """Return the best (else the last, else the saved) weights of the newest run that has any."""
-    parent = Path(logdir) / owner.__name__
+    parent = Path(logdir).expanduser() / owner.__name__
     for number in sorted(run_numbers(parent), reverse=True):
         for name in ("checkpoints/best.ckpt", "model.pth", "checkpoints/last.ckpt"):
             if (parent / str(number) / name).is_file():

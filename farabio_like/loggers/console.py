@@ -34,6 +34,7 @@ class Console:
         self._known: set[tuple[str, str]] = set()
         self._columns: list[tuple[str, str, int]] = []
         self._first = 0
+        self._digits = 0
         self._said: set[str] = set()
 
     def line(self, text: str = "") -> None:
@@ -63,7 +64,7 @@ class Console:
         """Print the line of an epoch; the headings come before the first one and when the metrics change."""
         if not self.verbose:
             return
-        if not self._first or not set(_columns(entry)) <= self._known:
+        if len(str(last_epoch)) > self._digits or not set(_columns(entry)) <= self._known:
             self._lay_out(_columns(entry), last_epoch)
         cells = [f"{entry['epoch']:>{len(str(last_epoch))}}/{last_epoch}".rjust(self._first)]
         for part, name, width in self._columns:
@@ -75,6 +76,7 @@ class Console:
     def _lay_out(self, found: list[tuple[str, str]], last_epoch: int) -> None:
         """Choose the metrics that fit, train and valid of the same name together, and print the headings."""
         self._known = set(found)
+        self._digits = len(str(last_epoch))
         self._first = max(5, 2 * len(str(last_epoch)) + 1)
         room = WIDTH - self._first - len("        lr") - len("    time") - len(" *")
         chosen: list[tuple[str, str, int]] = []
@@ -113,7 +115,8 @@ class Bar:
         self.total = total
         self.bar: Any = None
         self.pending = 0
-        self.due = perf_counter() + REDRAW_SECONDS
+        self.started = perf_counter()
+        self.due = self.started + REDRAW_SECONDS
 
     def tick(self) -> None:
         """Count one batch, and draw at most ten times a second."""
@@ -129,6 +132,9 @@ class Bar:
             # Without the thread by which tqdm watches its bars: it would outlive the run.
             kind = type("Bar", (tqdm,), {"monitor_interval": 0})
             self.bar = kind(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
+            # Its rate counts from the first batch, not from here.
+            self.bar.start_t = self.bar.start_t - (perf_counter() - self.started)
+            self.bar.last_print_t = self.bar.start_t
         self.bar.update(self.pending)
         self.pending = 0
         self.due = perf_counter() + REDRAW_SECONDS
