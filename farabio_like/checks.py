@@ -132,10 +132,13 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
 
 def _code_of(cls: type, base: type) -> Iterator[CodeType]:
     """Yield the code of every method that `cls` has below `base`, nested functions included."""
+    replaced: set[str] = set()  # by a method that does not call super()
     for owner in cls.__mro__[: cls.__mro__.index(base)]:
-        for value in vars(owner).values():
+        for name, value in vars(owner).items():
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)
-            if isinstance(function, FunctionType):
+            if isinstance(function, FunctionType) and name not in replaced:
+                if "super" not in function.__code__.co_names:
+                    replaced.add(name)
                 waiting = [function.__code__]
                 while waiting:
                     code = waiting.pop()
