@@ -141,12 +141,13 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 state.step += 1
             yield item
             batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
-            if state.skip or "loss" in trainer.batch_metrics:
+            values = trainer.batch_metrics
+            if state.skip or (values and "loss" in values):
                 losses.pass_over(own.get("loss"))
             else:
                 losses.take(own.get("loss"), batch)
-            if trainer.batch_metrics and not state.skip:
-                means.update(trainer.batch_metrics, size_of(batch))
+            if values and not state.skip:
+                means.update(values, size_of(batch))
             if objects.metrics and trainer.outputs is not None and not state.skip:
                 objects.update(trainer.outputs, trainer.targets)
             state.skip = False

@@ -16,14 +16,42 @@ from torch import Tensor, nn
 
 from . import checkpoint, checks, components, compute, data, loop, record
 from .config import Config
-from .errors import ConfigError, HookError, closest
+from .errors import ConfigError, HookError
 from .settings import SETTINGS
 
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("model", "criterion", "optimizer", "scheduler", "metrics", "device", "outputs", "loss", "run_dir"),
 )
-_READABLE = {"step": "step", "loader_name": "loader", "stage": "stage", "exception": "exception"}
+
+
+class _Read:
+    """A value that is read from what the base remembers; a subclass that sets the name has its own.
+
+    It has no ``__set__``, so an instance's attribute of the same name comes first.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        return self if trainer is None else getattr(trainer._run_state, self.name)
+
+
+class _ReadEpoch(_Read):
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        return self if trainer is None else trainer._epoch
+
+
+class _Lent(_Read):
+    """A part of the batch under way, made when no hook has set it: so a hook that takes it may be overridden."""
+
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        if trainer is None:
+            return self
+        if trainer._run_state.item is loop.NOTHING:
+            raise AttributeError(f"{owner.__name__} has no {self.name}: no batch is under way.")
+        return loop.lend(trainer, self.name)
 
 
 class ConvnetTrainer:
@@ -116,14 +144,20 @@ class ConvnetTrainer:
     callbacks: Any
     metrics: Any
     device: Any
-    inputs: Any
-    targets: Any
-    batch: Any
+    batch: Any = _Lent("batch")
+    inputs: Any = _Lent("inputs")
+    targets: Any = _Lent("targets")
+    epoch: Any = _ReadEpoch("epoch")
+    step: Any = _Read("step")
+    loader_name: Any = _Read("loader")
+    stage: Any = _Read("stage")
+    exception: Any = _Read("exception")
     outputs: Any
     loss: Any
     batch_metrics: dict[str, Any]
     loader_metrics: dict[str, Any]
     epoch_metrics: dict[str, dict[str, Any]]
+    history: list[dict[str, Any]]
     run_dir: Path | None
 
     def __init__(self, config: Any = None) -> None:
@@ -776,23 +810,6 @@ class ConvnetTrainer:
     def exit_trainer(self) -> None:
         """End training like `stop_train`, and skip what is left of the epoch's evaluation."""
         self._run_state.leave = True
-
-    def __getattr__(self, name: str) -> Any:
-        """Give what a run counts, and the batch under way when no hook has set it.
-
-        So a subclass may override the hook that takes the batch, and use any of these names for itself.
-        """
-        own = getattr(type(self), name, None)
-        if isinstance(own, property) and own.fget is not None:
-            return own.fget(self)  # it raised an AttributeError: let that one out
-        state = self.__dict__.get("_run_state")
-        if state is not None and name == "epoch":
-            return self._epoch
-        if state is not None and name in _READABLE:
-            return getattr(state, _READABLE[name])
-        if state is None or name not in loop.BATCH_PARTS or state.item is loop.NOTHING:
-            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'.{closest(name, vars(self))}")
-        return loop.lend(self, name)
 
 
 _NO_CONTEXT = contextlib.nullcontext()
