@@ -609,8 +609,9 @@ class ConvnetTrainer:
 
         Called by `compute_loss` and `predict`.
         """
-        if isinstance(self.model, nn.Module):
-            return self.model(self.inputs)
+        model = self.model
+        if isinstance(model, nn.Module):
+            return model(self.inputs)
         raise HookError(
             f"{type(self).__name__}.forward cannot know how to use self.model, a {type(self.model).__name__}. "
             "Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
@@ -627,18 +628,18 @@ class ConvnetTrainer:
         Tensor
             One element; the mean over the samples of the batch.
         """
-        self.outputs = self.forward()
-        criterion = self.criterion
-        if self.targets is None or criterion is None:
+        outputs = self.outputs = self.forward()
+        criterion, targets = self.criterion, self.targets
+        if targets is None or criterion is None:
             missing = "self.targets is None" if criterion is not None else "self.criterion is None"
             raise HookError(
                 f"{type(self).__name__}.compute_loss: {missing}. Override compute_loss to return a loss without it."
             )
         if isinstance(criterion, dict):
-            losses = {name: part(self.outputs, self.targets) for name, part in criterion.items()}
+            losses = {name: part(outputs, targets) for name, part in criterion.items()}
             self.batch_metrics.update({f"loss_{name}": loss for name, loss in losses.items()})
             return components.combine(losses, self._loss_weights)
-        return criterion(self.outputs, self.targets)
+        return criterion(outputs, targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which losses are computed; override it for mixed precision of your own."""
@@ -646,11 +647,12 @@ class ConvnetTrainer:
 
     def optimizer_zero_grad(self) -> None:
         """Clear the gradients of every optimizer."""
-        if isinstance(self.optimizer, dict):
-            for optimizer in self.optimizer.values():
-                optimizer.zero_grad()
-        elif self.optimizer is not None:
-            self.optimizer.zero_grad()
+        optimizer = self.optimizer
+        if isinstance(optimizer, dict):
+            for part in optimizer.values():
+                part.zero_grad()
+        elif optimizer is not None:
+            optimizer.zero_grad()
 
     def loss_backward(self) -> None:
         """Backpropagate ``self.loss``.
@@ -670,11 +672,12 @@ class ConvnetTrainer:
 
     def optimizer_step(self) -> None:
         """Step every optimizer."""
-        if isinstance(self.optimizer, dict):
-            for optimizer in self.optimizer.values():
-                optimizer.step()
-        elif self.optimizer is not None:
-            self.optimizer.step()
+        optimizer = self.optimizer
+        if isinstance(optimizer, dict):
+            for part in optimizer.values():
+                part.step()
+        elif optimizer is not None:
+            optimizer.step()
         else:
             raise HookError(checks.no_optimizer(self))
         if self.scheduler is not None and self._scheduler_step == "step":
