@@ -6,6 +6,8 @@ it costs to start and to end a run is in no figure. An extra cost is the median 
 difference from the hand-written loop in the same round: neighbours in time share the machine's moods
 (clock, caches, other tenants), so pairs cancel slow drifts, and the median ignores spoiled rounds;
 many short rounds are steadier than a few long ones. Ratios are the medians of the same pairs' ratios.
+The rounds are spread over several processes: where the memory of a process happens to lie moves the cost of a
+step by 2 us either way, the same in all rounds of that process.
 
 Usage::
 
@@ -21,6 +23,7 @@ import argparse
 import contextlib
 import gc
 import importlib
+import multiprocessing
 import os
 import statistics
 import sys
@@ -33,6 +36,7 @@ from types import ModuleType
 import torch
 from contestants import jobs
 
+PROCESSES = 5
 BASELINE, OURS, IDLE = "handwritten", "ours", "ours+10 idle"
 MODULES = {
     BASELINE: "handwritten",
@@ -53,7 +57,7 @@ class Task:
     title: str
     first: int  # the clock is read when this step begins ...
     last: int  # ... and when this one does
-    rounds: int
+    rounds: int  # in each process
     check: int = 0  # the weights are compared in runs of about so many steps, 0 for not at all
     note: str = ""
 
@@ -68,7 +72,7 @@ TASKS = [
         "(a) an empty step: the loop itself",
         first=100,
         last=1100,
-        rounds=15,
+        rounds=5,
         note="argus and skorch: the step hands back a ready-made loss, as their loops read one after it.",
     ),
     Task(
@@ -76,7 +80,7 @@ TASKS = [
         "(b) MLP 64-32-10, ready batches of 32 in a list",
         first=20,
         last=320,
-        rounds=31,
+        rounds=9,
         check=60,
     ),
     Task(
@@ -84,7 +88,7 @@ TASKS = [
         "(c) MLP 64-128-10, digits, DataLoader of 64, validation after each epoch included",
         first=1,
         last=5,
-        rounds=21,
+        rounds=5,
         check=3,
     ),
 ]
@@ -95,7 +99,6 @@ class Row:
     """A contestant in one of its modes, with what was measured."""
 
     name: str
-    module: ModuleType
     bare: bool
     microseconds: list[float] = field(default_factory=list)
     calls: float | None = None
@@ -160,12 +163,13 @@ def main() -> int:
     names = chosen(parser, arguments.only, list(MODULES))
     kinds = chosen(parser, arguments.tasks, [task.kind for task in TASKS])
 
-    pin()
-    modules = load({BASELINE, *names})
-    failures = [f"{OURS} cannot be imported"] if OURS in names and OURS not in modules else []
+    there = pin()
+    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread on {there}, CPU time")
+    found = load({BASELINE, *names})
+    failures = [f"{OURS} cannot be imported"] if OURS in names and OURS not in found else []
     for task in TASKS:
         if task.kind in kinds:
-            failures += compare(task, modules, arguments.quick)
+            failures += compare(task, found, arguments.quick)
     for failure in failures:
         print("FAILED:", failure)
     return 1 if failures else 0
@@ -179,50 +183,48 @@ def chosen(parser: argparse.ArgumentParser, asked: str | None, known: list[str])
     return names
 
 
-def pin() -> None:
-    """Keep this process on one core and torch on one thread."""
+def pin() -> str:
+    """Keep this process on one core and torch on one thread; return which core that is."""
     torch.set_num_threads(1)
-    core = "any core"
-    if hasattr(os, "sched_setaffinity"):
-        last = max(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {last})
-        core = f"core {last}"
-    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread on {core}, CPU time")
+    if not hasattr(os, "sched_setaffinity"):
+        return "any core"
+    last = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {last})
+    return f"core {last}"
 
 
-def load(names: set[str]) -> dict[str, ModuleType]:
-    """Return the contestants' modules by name, in the order of the table; say which libraries are missing."""
-    modules = {}
-    for name, module in MODULES.items():
+def load(names: set[str]) -> list[str]:
+    """Import the contestants' modules, say which libraries are missing, return the others in the table's order."""
+    found = []
+    for name in MODULES:
         if name in names:
             try:
                 with silence():
-                    modules[name] = importlib.import_module(f"contestants.{module}")
+                    contestant(name)
+                found.append(name)
             except ImportError as error:
                 print(f"{name}: skipped, {error}")
-    return modules
+    return found
 
 
-def compare(task: Task, modules: dict[str, ModuleType], quick: bool) -> list[str]:
+def contestant(name: str) -> ModuleType:
+    return importlib.import_module(f"contestants.{MODULES[name]}")
+
+
+def compare(task: Task, names: list[str], quick: bool) -> list[str]:
     """Measure one task, print its table and return what is wrong with ours."""
-    rows = []
-    for name, module in modules.items():
-        modes = {BASELINE: (True,), IDLE: (False,)}.get(name, (True, False))
-        rows += [Row(name, module, bare) for bare in modes]
     if quick:
         task = replace(task, last=2 * task.first, rounds=1)
-    if task.check:
-        compare_weights(task, rows)
-    for row in rows:
-        microseconds(row, task)  # imports, and fills caches
-        row.calls = count_calls(row, task)
-    # What the imports left behind is not to be walked by the garbage collections that a contestant sets off.
-    gc.collect()
-    gc.freeze()
-    for _ in range(task.rounds):
-        for row in rows:
-            row.microseconds.append(microseconds(row, task))
-    gc.unfreeze()
+    rows: list[Row] = []
+    for number in range(1 if quick else PROCESSES):
+        # A new one each time: see the top of the file.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            measured = pool.apply(measure, (task, names, number == 0))
+        if not rows:
+            rows = measured
+            continue
+        for row, again in zip(rows, measured, strict=True):
+            row.microseconds += again.microseconds
     print_table(task, rows)
     failures = [
         f"{task.title}: {row.name} {row.mode} trains other weights than the hand-written loop"
@@ -232,11 +234,33 @@ def compare(task: Task, modules: dict[str, ModuleType], quick: bool) -> list[str
     return failures if quick else failures + check_bounds(task, rows)
 
 
+def measure(task: Task, names: list[str], first: bool) -> list[Row]:
+    """Measure one task in this process; weights and calls, which are the same in all, in the first one."""
+    pin()
+    rows = []
+    for name in names:
+        modes = {BASELINE: (True,), IDLE: (False,)}.get(name, (True, False))
+        rows += [Row(name, bare) for bare in modes]
+    if task.check and first:
+        compare_weights(task, rows)
+    for row in rows:
+        microseconds(row, task)  # imports, and fills caches
+        if first:
+            row.calls = count_calls(row, task)
+    # What the imports left behind is not to be walked by the garbage collections that a contestant sets off.
+    gc.collect()
+    gc.freeze()
+    for _ in range(task.rounds):
+        for row in rows:
+            row.microseconds.append(microseconds(row, task))
+    return rows
+
+
 def run(row: Row, kind: str, watch: jobs.Watch, own_shuffle: bool = False) -> jobs.Job:
     """Train once."""
     with tempfile.TemporaryDirectory() as folder, silence():
         job = jobs.make(kind, watch, None if row.bare else folder, own_shuffle)
-        train = row.module.prepare(job)
+        train = contestant(row.name).prepare(job)
         # The digits' shuffle starts from here, whatever was drawn before.
         torch.manual_seed(jobs.SEED)
         gc.collect()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .errors import HookError
 
-# Values wait in a list and are summed together: one kernel for 64 steps instead of one per step.
-FOLD_EVERY = 64
+# Values wait in a list and are summed together: one kernel for 128 steps instead of one per step.
+FOLD_EVERY = 128
 
 _OWN_RECORDS = (type(None), bool, int, float, str, list, tuple, dict, Tensor)
 
