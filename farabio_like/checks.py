@@ -290,6 +290,12 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}.get_trainloader left self.train_loader None; set it to a DataLoader.")
     for name in ("train", "valid", "test") if trainer._has_eval else ("train", "test"):
         loader = getattr(trainer, f"{name}_loader")
+        readable = hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__")
+        if loader is not None and (isinstance(loader, (type, str, bytes)) or not readable):
+            raise DataError(
+                f"self.{name}_loader is {loader!r}; expected an iterable of batches. Write self.{name}_loader = "
+                "DataLoader(dataset, batch_size=32)."
+            )
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
         if again and isinstance(loader, (GeneratorType, enumerate, zip, map, filter)):
             raise DataError(
@@ -311,6 +317,12 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
         known |= {id(part) for part in parts if isinstance(part, torch.Tensor)}
     held: set[int] = set()
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
+        stepped = is_default(trainer, "training_step", "optimizer_zero_grad", "optimizer_step")
+        if stepped and not all(callable(getattr(optimizer, name, None)) for name in ("zero_grad", "step")):
+            raise HookError(
+                f"{_class(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
+                "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
+            )
         if not hasattr(optimizer, "param_groups"):
             continue
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}

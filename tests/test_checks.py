@@ -511,6 +511,22 @@ def test_a_loss_of_one_element_in_brackets_is_fine():
 # ---------------------------------------------------------------- optimizers
 
 
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+@pytest.mark.parametrize(("loader", "found"), [(42, "42"), (DataLoader, "DataLoader"), ("train.csv", "'train.csv'")])
+def test_a_loader_that_cannot_be_read(part, loader, found):
+    trainer = Steps()
+    setattr(trainer, f"{part}_loader", loader)
+    refused(DataError, trainer, f"self.{part}_loader is", found, "expected an iterable of batches", "DataLoader(dataset")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_something_that_is_no_optimizer(several):
+    trainer = Steps()
+    trainer.optimizer = {"main": trainer.optimizer.step} if several else trainer.optimizer.step
+    where = "self.optimizer['main']" if several else "self.optimizer;"
+    refused(HookError, trainer, "Steps.build_model left <", where, "expected a torch.optim.Optimizer")
+
+
 def test_an_optimizer_of_another_model():
     class Rebuilt(Steps):
         def build_model(self):
