@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .checkpoint import write_text
 from .errors import CheckpointError, ConfigError
 
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
@@ -58,6 +59,13 @@ class RunDir:
         self.path = parent / str(number)
         self.owner = owner
 
+    @classmethod
+    def at(cls, path: Path, owner: type) -> RunDir:
+        """Return the folder of a run that goes on."""
+        found = cls.__new__(cls)
+        found.path, found.owner = path, owner
+        return found
+
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Give a copy of a trainer no folder: its next run gets one of its own."""
         return None
@@ -90,6 +98,24 @@ class RunDir:
                 f"the run folder {self.path} cannot be written: {error.strerror or error}. "
                 "Make room, or choose another place by _logdir."
             ) from error
+
+    def rewind(self, history: list[dict[str, Any]]) -> None:
+        """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
+
+        Other lines stay; one that was cut off in the middle goes.
+        """
+        path = self.path / "metrics.jsonl"
+        there: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                there.append(json.loads(line))
+            except ValueError:
+                continue
+        epochs = {entry["epoch"] for entry in history}
+        kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
+        known = {entry.get("epoch") for entry in kept if "train" in entry}
+        kept += [finite(entry) for entry in history if entry["epoch"] not in known]
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
