@@ -44,7 +44,8 @@ class Config:
     def __init__(self, source: Any = None) -> None:
         object.__setattr__(self, "_source", source)
         for key, value in _named_values(source).items():
-            self.__dict__[str(key)] = Config(value) if _is_config(value) else _checked(value, str(key))
+            _check(value, str(key))
+            self.__dict__[str(key)] = Config(value) if _is_config(value) else value
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__") and not isinstance(self._source, Mapping):
@@ -59,7 +60,8 @@ class Config:
         return self.__dict__[name] if name in self.__dict__ else self.__getattr__(str(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__[name] = _checked(value, name)
+        _check(value, name)
+        self.__dict__[name] = value
 
     __setitem__ = __setattr__
 
@@ -114,21 +116,20 @@ _STORABLE = (
 )
 
 
-def _checked(value: Any, key: str) -> Any:
-    """Return `value`, which has to be plain data, or have a name by which it can be written down."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            _checked(part, f"{key}.{name}")
+def _check(value: Any, key: str) -> None:
+    """Raise a ConfigError for a value that is no plain data, and has no name by which it can be written down."""
+    if isinstance(value, Mapping) or _is_config(value):
+        for name, part in _named_values(value).items():
+            _check(part, f"{key}.{name}")
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, part in enumerate(value):
-            _checked(part, f"{key}[{index}]")
-    elif not isinstance(value, _STORABLE) and not _is_config(value) and not _has_a_name(value):
+            _check(part, f"{key}[{index}]")
+    elif not isinstance(value, _STORABLE) and not _has_a_name(value):
         raise ConfigError(
             f"config has under '{key}' a {type(value).__name__}, which cannot be written down with the run; expected "
             "numbers, strings, paths, lists or dicts of them. Make such objects in build_model or get_trainloader, "
             "or set them as attributes."
         )
-    return value
 
 
 def _has_a_name(value: Any) -> bool:

@@ -174,12 +174,8 @@ def test_values_that_can_be_written_down(value):
 
 @pytest.mark.parametrize("value", [nn.Linear(1, 1), lambda: 0, object(), iter([]), threading.Lock()])
 def test_values_that_cannot_be_written_down_are_named(value):
-    for source, where in (
-        ({"key": value}, "'key'"),
-        ({"a": {"key": [1, value]}}, r"'key\[1\]'"),
-        (Namespace(key=value), "key"),
-    ):
-        with pytest.raises(ConfigError, match=rf"config has under {where}.* a {type(value).__name__}, which cannot"):
+    for source, where in (({"key": value}, "'key'"), ({"a": {"key": [1, value]}}, r"'a.key\[1\]'")):
+        with pytest.raises(ConfigError, match=rf"config has under {where} a {type(value).__name__}, which cannot"):
             Config(source)
     config = Config({"key": 1})
     with pytest.raises(ConfigError, match="'key'"):

@@ -8,7 +8,6 @@ from farabio_like import ConvnetTrainer
 
 from .jobs import Job
 
-
 current: list[Job] = []
 
 
