@@ -245,7 +245,7 @@ def checkpoint_state(trainer: ConvnetTrainer) -> dict[str, Any]:
 def _averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the callbacks that average weights, by a name that is the same in the next run."""
     found: dict[str, Any] = {}
-    for callback in components.each(trainer.callbacks, list):
+    for callback in components.each(trainer.callbacks, list, tuple):
         callback = getattr(callback, "callback", callback)  # inside a wrapper
         if hasattr(callback, "model_state"):
             name = type(callback).__name__
@@ -317,7 +317,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     else:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list, tuple))]:
         try:
             step()
         except Exception as further:

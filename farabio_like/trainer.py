@@ -545,13 +545,13 @@ class ConvnetTrainer:
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with loop.evaluation(self), loop.single_batch(self, batch):
+        with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
             return checks.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:
-        """Yield the prediction for every batch, in eval mode and without gradients.
+        """Yield the prediction for every batch, in eval mode and without gradients, by the averages of an `EMA`.
 
         Parameters
         ----------
@@ -564,7 +564,7 @@ class ConvnetTrainer:
         Tensor or whatever `prediction_transform` returns
         """
         for batch in [batches] if data.is_batch(batches) else data.batches(batches):
-            with loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
+            with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())
             yield prediction

@@ -73,7 +73,7 @@ class FunctionMetric(MetricCallback):
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
         if self.per == "loader":
             super()._add(trainer, loader)
-        elif loader in self.loaders:
+        else:
             name = self.prefix + self.name
             self._check_free(name, trainer.batch_metrics)
             with torch.no_grad():
