@@ -246,7 +246,7 @@ def _averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the callbacks that average weights, by a name that is the same in the next run."""
     found: dict[str, Any] = {}
     for callback in components.each(trainer.callbacks, list, tuple):
-        callback = getattr(callback, "callback", callback)  # inside a wrapper
+        callback = events.innermost(callback)
         if hasattr(callback, "model_state"):
             name = type(callback).__name__
             found[f"{name}-{len(found) + 1}" if name in found else name] = callback
@@ -320,7 +320,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list, tuple))]:
         try:
             step()
-        except Exception as further:
+        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
             if first is None:
                 first = further
             else:

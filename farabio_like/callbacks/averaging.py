@@ -70,7 +70,7 @@ class Average(Callback):
                 )
             self._averages[name] = average.detach().to(weight.device, _precision(weight), copy=True)
         self._bind(trainer)
-        self._sign(trainer)
+        self.sign(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages by the names of the parameters: the tensors themselves, as a module does."""
@@ -83,7 +83,7 @@ class Average(Callback):
 
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Begin a new average where the weights are not those that the old one belongs to."""
-        if not self._belongs_to(trainer):
+        if not self.belongs(trainer):
             self._forget()
 
     def _forget(self) -> None:
@@ -120,11 +120,12 @@ class Average(Callback):
             for averages, weights in self._groups:
                 torch._foreach_copy_(weights, averages)
 
-    def _sign(self, trainer: ConvnetTrainer) -> None:
+    def sign(self, trainer: ConvnetTrainer) -> None:
+        """Note that the average belongs to the weights as they are now."""
         self._mark = [(id(weight), weight._version) for weight in _averageable(trainer).values()]
 
-    def _belongs_to(self, trainer: ConvnetTrainer) -> bool:
-        """Whether nobody has loaded or trained other weights since the average was last updated."""
+    def belongs(self, trainer: ConvnetTrainer) -> bool:
+        """Return whether nobody has loaded or trained other weights since the average was last updated."""
         return self._mark == [(id(weight), weight._version) for weight in _averageable(trainer).values()]
 
 

@@ -246,7 +246,7 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
         if not isinstance(callback, Callback):
             hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
             raise HookError(f"self.callbacks[{index}] is {callback!r}; expected a farabio_like.Callback.{hint}")
-        if any(callback is other for other in callbacks[:index]):
+        if any(innermost(callback) is innermost(other) for other in callbacks[:index]):
             raise ConfigError(
                 f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
             )
@@ -258,6 +258,13 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
         if any(methods):
             found[event] = [method for method in methods if method is not None]
     return found
+
+
+def innermost(callback: Any) -> Any:
+    """Return the callback inside any wrappers."""
+    while getattr(type(callback), "is_wrapper", False):
+        callback = callback.callback
+    return callback
 
 
 def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:

@@ -129,7 +129,7 @@ class EMA(Average):
         """Let go of the weights, keep the average."""
         self._leave(trainer)
         self._training, self._groups = False, []
-        self._sign(trainer)
+        self.sign(trainer)
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:
         """Put the averages into the model."""
@@ -145,17 +145,17 @@ class EMA(Average):
 
     def _enter(self, trainer: ConvnetTrainer) -> None:
         """Put the averages into the model, if there are any and they are of these weights."""
-        if self._averages and self._raw is None and (self._training or self._belongs_to(trainer)):
+        if self._averages and self._raw is None and (self._training or self.belongs(trainer)):
             self._bind(trainer)
             self._raw = [[weight.detach().clone() for weight in weights] for _, weights in self._groups]
             self._fill()
-            self._sign(trainer)
+            self.sign(trainer)
 
     def _leave(self, trainer: ConvnetTrainer) -> None:
         """Put the raw weights back, unless others were loaded since a test or an evaluation has failed."""
         if self._raw is None:
             return
-        if not self._training and not self._belongs_to(trainer):
+        if not self._training and not self.belongs(trainer):
             self._forget()
             return
         with torch.no_grad():
@@ -164,4 +164,4 @@ class EMA(Average):
         self._raw = None
         if not self._training:
             self._groups = []
-            self._sign(trainer)
+            self.sign(trainer)

@@ -52,6 +52,8 @@ class FunctionMetric(MetricCallback):
             )
         if per not in ("batch", "loader"):
             raise ConfigError(f'FunctionMetric({name!r}, per={per!r}): expected "batch" or "loader".')
+        if self.prefix + name == "loss":
+            raise ConfigError('FunctionMetric("loss", ...): this name is that of the loss itself; take another one.')
         self.name = name
         self.function = function
         self.per = per

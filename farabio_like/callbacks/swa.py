@@ -112,7 +112,7 @@ class SWA(Average):
         if self._lr_before is not None:
             trainer.set_lr(self._lr_before)
             self._lr_before = None
-        self._sign(trainer)
+        self.sign(trainer)
         if trainer.exception is not None or not self._averages:
             return
         self.raw = copy.deepcopy(components.model_state(components.model_of(trainer)))

@@ -56,6 +56,8 @@ class Only(Callback):
     range(1, 9)
     """
 
+    is_wrapper = True
+
     def __init__(
         self,
         callback: Callback,

@@ -6,9 +6,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from farabio_like import components
 from farabio_like.callbacks.base import Callback
 from farabio_like.callbacks.ema import EMA
+from farabio_like.callbacks.lr_finder import find_lr
 from farabio_like.errors import CheckpointError, ConfigError
 from tests.callbacks.averaged import Attributes, Deep, Failing, Pair, Seen, flat, run
-from tests.trainers import Tiny
+from tests.trainers import INPUTS, Tiny
 
 
 class Reference(Callback):
@@ -194,3 +195,80 @@ def test_a_step_that_changes_nothing_is_fine():
 def test_ema_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         EMA(**arguments)
+
+
+def raw_output(trainer, inputs=INPUTS):
+    with torch.no_grad():
+        return trainer.model(inputs)
+
+
+def test_predict_and_val_step_use_the_average_and_leave_the_weights():
+    ema = EMA(0.9)
+    trainer = run(Tiny, ema)
+    raw, weights = raw_output(trainer), ema.model_state(trainer)
+    expected = INPUTS @ weights["weight"].T + weights["bias"]
+    predictions = trainer.predict([INPUTS, INPUTS])
+    assert torch.allclose(next(predictions), expected) and not torch.allclose(raw, expected)
+    assert torch.equal(raw_output(trainer), raw)  # between two batches too
+    assert torch.allclose(trainer.val_step((INPUTS, INPUTS[:, :1]))["prediction"], expected)
+    with pytest.raises(RuntimeError):
+        next(trainer.predict(torch.rand(2, 7)))
+    assert torch.equal(raw_output(trainer), raw)
+    with ema.applied(trainer), ema.applied(trainer):
+        assert torch.allclose(raw_output(trainer), expected)
+    assert torch.equal(raw_output(trainer), raw)
+
+
+def test_weights_trained_since_are_predicted_with_as_they_are():
+    trainer = run(Tiny, EMA(0.9))
+    trainer.train_step((INPUTS, INPUTS[:, :1]))
+    assert torch.equal(next(trainer.predict(INPUTS)), raw_output(trainer))
+
+
+def test_predict_within_a_step_leaves_the_weights_of_its_backward_pass():
+    class Predicts(Deep):
+        def compute_loss(self):
+            loss = super().compute_loss()
+            if torch.is_grad_enabled():
+                outputs, loss_of_step = self.outputs, loss
+                self.seen = next(self.predict(self.inputs))
+                self.outputs, loss = outputs, loss_of_step
+            return loss
+
+    assert len(run(Predicts, EMA(0.9)).history) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_half_precision_weights_does_not_stall(dtype):
+    class Half(Tiny):
+        def build_model(self):
+            super().build_model()
+            self.model = self.model.to(dtype)
+
+        def forward(self):
+            return self.model(self.inputs.to(dtype)).float()
+
+    class Exact(Callback):
+        average = None
+
+        def on_end_training_batch(self, trainer):
+            weight = trainer.model.weight.detach().double()
+            self.average = weight if self.average is None else 0.999 * self.average + 0.001 * weight
+
+    ema, exact = EMA(0.999), Exact()
+    trainer = run(Half, ema, exact, _num_epochs=20)
+    ours = ema.model_state(trainer)["weight"]
+    assert ours.dtype == torch.float32 and torch.allclose(ours.double(), exact.average, atol=1e-6)
+    assert trainer.model.weight.dtype == dtype  # and 20 evaluations with the average have rounded nothing
+    trainer.test()
+    fresh, other = EMA(0.999), Half()
+    fresh.load_model_state(other, ema.model_state(trainer))
+    assert torch.equal(fresh.model_state(other)["weight"], ours)
+
+
+def test_find_lr_between_two_trainings_does_not_lose_the_average():
+    ema = EMA(0.9)
+    trainer = run(Tiny, ema)
+    expected = next(trainer.predict(INPUTS))
+    find_lr(trainer, num_steps=5)
+    assert torch.equal(next(trainer.predict(INPUTS)), expected)
