@@ -21,7 +21,7 @@ from farabio_like.callbacks.ema import EMA
 from farabio_like.trainer import SETTINGS
 
 # Not used as they are: subclasses say what they do.
-BASES = {"Callback", "Logger", "MetricCallback", "LabelMetric", "Overlap"}
+BASES = {"Average", "Callback", "Logger", "MetricCallback", "LabelMetric", "Overlap"}
 
 
 def print_nothing(trainer):
