@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, checks, components, compute, data, loop, record
 from .config import Config
-from .errors import ConfigError, HookError
+from .errors import ConfigError, DataError, HookError
 from .settings import SETTINGS
 
 _ATTRIBUTES = (
@@ -562,7 +563,14 @@ class ConvnetTrainer:
         Yields
         ------
         Tensor or whatever `prediction_transform` returns
+
+        Raises
+        ------
+        DataError
+            For None, a loader that was not set.
         """
+        if batches is None:
+            raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
         for batch in [batches] if data.is_batch(batches) else data.batches(batches):
             with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
@@ -727,7 +735,7 @@ class ConvnetTrainer:
         Raises
         ------
         ConfigError
-            If there is another number of groups, or no such optimizer.
+            If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
         """
         if isinstance(lr, Mapping):
             if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
@@ -741,6 +749,9 @@ class ConvnetTrainer:
             if len(values) != len(groups):
                 raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
             for group, new in zip(groups, values, strict=True):
+                is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
+                if not is_rate:
+                    raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
                 if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
                     group["lr"].fill_(new)
                 else:

@@ -7,6 +7,7 @@ from farabio_like import components
 from farabio_like.callbacks.base import Callback
 from farabio_like.callbacks.ema import EMA
 from farabio_like.callbacks.lr_finder import find_lr
+from farabio_like.callbacks.wrapper import Only
 from farabio_like.errors import CheckpointError, ConfigError
 from tests.callbacks.averaged import Attributes, Deep, Failing, Pair, Seen, flat, run
 from tests.trainers import INPUTS, Tiny
@@ -272,3 +273,23 @@ def test_find_lr_between_two_trainings_does_not_lose_the_average():
     expected = next(trainer.predict(INPUTS))
     find_lr(trainer, num_steps=5)
     assert torch.equal(next(trainer.predict(INPUTS)), expected)
+
+
+def test_a_callback_inside_wrappers_is_saved_once_under_its_name():
+    class Holds(Callback):
+        def __init__(self, callback):
+            self.callback = callback
+
+    ema = EMA(0.9)
+    wrapped = Only(Only(ema, loaders=("train", "valid")), epochs=(1, 2))
+    trainer = run(Tiny, wrapped, Holds(ema), _logdir="runs")
+    saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["averages"]
+    assert list(saved) == ["EMA"] and torch.equal(saved["EMA"]["weight"], ema.model_state(trainer)["weight"])
+
+
+def test_a_state_of_another_device_or_precision_is_taken_as_it_is():
+    ema, fresh = EMA(0.9), EMA(0.9)
+    trainer = run(Tiny, ema)
+    state = ema.state_dict()
+    fresh.load_state_dict({"averages": {name: average.double() for name, average in state["averages"].items()}})
+    assert torch.equal(fresh.model_state(trainer)["weight"], ema.model_state(trainer)["weight"])
