@@ -66,6 +66,7 @@ class RunState:
     stop: bool = False
     leave: bool = False
     stop_loader: bool = False
+    further: bool = False  # evaluate_loader() reads one that is not the run's own
 
     # Counting.
     step: int = 0
@@ -341,7 +342,8 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
     state, own = trainer._run_state, vars(trainer)
     held = (*BATCH_ATTRIBUTES, "loader_metrics", "valid_loader", "valid_epoch_iter", "epoch_metrics")
     kept = {name: own[name] for name in held if name in own}
-    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader")}
+    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader", "further")}
+    state.further = True
     trainer.valid_loader, trainer.epoch_metrics, trainer.batch_metrics = loader, {}, {}
     try:
         with preserved_rng(loader):
@@ -353,6 +355,20 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
         own.update(kept)
         for name, value in under_way.items():
             setattr(state, name, value)
+
+
+@contextlib.contextmanager
+def averages(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Let the model hold the averages of a callback, as an evaluation does, unless a batch is under way.
+
+    There the step may have begun with the weights, and its backward pass needs them unchanged.
+    """
+    with contextlib.ExitStack() as stack:
+        if trainer._run_state.item is NOTHING:
+            for callback in components.each(trainer.callbacks, list, tuple):
+                if hasattr(callback, "applied"):
+                    stack.enter_context(callback.applied(trainer))
+        yield
 
 
 @contextlib.contextmanager

@@ -305,10 +305,10 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list, tuple))]:
         try:
             step()
-        except Exception as further:
+        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
             if first is None:
                 first = further
             else:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, components, positions, rng
+from .callbacks import base as events
 from .errors import CheckpointError, ConfigError
 from .metrics import plain_metrics
 from .settings import SETTINGS
@@ -109,7 +110,7 @@ def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the callbacks that average weights, by a name that is the same in the next run."""
     found: dict[str, Any] = {}
     for callback in components.each(trainer.callbacks, list, tuple):
-        callback = getattr(callback, "callback", callback)  # inside a wrapper
+        callback = events.innermost(callback)
         if hasattr(callback, "model_state"):
             name = type(callback).__name__
             found[f"{name}-{len(found) + 1}" if name in found else name] = callback

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, checks, components, compute, data, loop, record, resume, saving, signals
 from .config import Config
-from .errors import ConfigError, HookError
+from .errors import ConfigError, DataError, HookError
 from .settings import SETTINGS
 
 _ATTRIBUTES = (
@@ -559,13 +560,13 @@ class ConvnetTrainer:
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with loop.evaluation(self), loop.single_batch(self, batch):
+        with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
             return checks.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:
-        """Yield the prediction for every batch, in eval mode and without gradients.
+        """Yield the prediction for every batch, in eval mode and without gradients, by the averages of an `EMA`.
 
         Parameters
         ----------
@@ -576,9 +577,16 @@ class ConvnetTrainer:
         Yields
         ------
         Tensor or whatever `prediction_transform` returns
+
+        Raises
+        ------
+        DataError
+            For None, a loader that was not set.
         """
+        if batches is None:
+            raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
         for batch in [batches] if data.is_batch(batches) else data.batches(batches):
-            with loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
+            with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())
             yield prediction
@@ -741,7 +749,7 @@ class ConvnetTrainer:
         Raises
         ------
         ConfigError
-            If there is another number of groups, or no such optimizer.
+            If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
         """
         if isinstance(lr, Mapping):
             if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
@@ -755,6 +763,9 @@ class ConvnetTrainer:
             if len(values) != len(groups):
                 raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
             for group, new in zip(groups, values, strict=True):
+                is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
+                if not is_rate:
+                    raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
                 if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
                     group["lr"].fill_(new)
                 else:

@@ -4,7 +4,6 @@ import argparse
 import copy
 import pickle
 import threading
-from argparse import Namespace
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
