@@ -238,7 +238,6 @@ def test_a_bar_where_it_is_asked_for(capsys, monkeypatch):
 def test_no_bar_where_it_is_not_wanted_or_there_is_one_already(monkeypatch):
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
     assert Console(use_tqdm=False).bar("train", 3, "epoch 1/1") is None
-    assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1", quiet=True) is None
     assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1") is not None
     monkeypatch.setattr(sys, "stderr", None)
     assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1") is None
