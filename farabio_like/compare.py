@@ -43,7 +43,7 @@ def compare(folders: Sequence[str | Path], metric: str | None = None) -> str:
     """
     runs = _read(folders)
     names = labels([run.path for run in runs])
-    tables = [_best_table(runs, names, _metrics(runs, metric)), _test_table(runs, names), _differences(runs, names)]
+    tables = [_best_table(runs, names, _metrics(runs, metric)), _test_table(runs, names, metric), _differences(runs, names)]
     return "\n\n".join(table for table in tables if table)
 
 
@@ -118,11 +118,11 @@ def _best_of(runs: Sequence[RunFiles], metric: str, values: Sequence[float]) -> 
     return None if best is None else best[1]
 
 
-def _test_table(runs: Sequence[RunFiles], names: Sequence[str]) -> str:
+def _test_table(runs: Sequence[RunFiles], names: Sequence[str], metric: str | None) -> str:
     numbers = [{n: v for n, v in run.test.items() if isinstance(v, (int, float))} for run in runs]
-    metrics = list(dict.fromkeys(name for test in numbers for name in test))
+    metrics = [name for name in dict.fromkeys(n for test in numbers for n in test) if metric in (None, name)]
     rows = [
-        [name, *(number(test[metric]) if metric in test else "-" for metric in metrics)]
+        [name, *(number(test[column]) if column in test else "-" for column in metrics)]
         for name, test in zip(names, numbers, strict=True)
     ]
     return _table("test", ["run", *metrics], rows) if metrics else ""
