@@ -43,7 +43,11 @@ def compare(folders: Sequence[str | Path], metric: str | None = None) -> str:
     """
     runs = _read(folders)
     names = labels([run.path for run in runs])
-    tables = [_best_table(runs, names, _metrics(runs, metric)), _test_table(runs, names, metric), _differences(runs, names)]
+    tables = [
+        _best_table(runs, names, _metrics(runs, metric)),
+        _test_table(runs, names, metric),
+        _differences(runs, names),
+    ]
     return "\n\n".join(table for table in tables if table)
 
 

@@ -155,7 +155,9 @@ def test_an_axis_is_logarithmic_where_that_helps():
     falling, rising = [10.0 / 2**i for i in range(12)], [0.9 * (i + 1) / 200 for i in range(200)]
     assert plots.is_logarithmic(falling) and not plots.is_logarithmic(rising)
     assert plots.is_logarithmic([0.5, 0.1, 0.001]) and plots.is_logarithmic([1.0, 1e6])
-    assert not plots.is_logarithmic([]) and not plots.is_logarithmic([100.0, 0.0]) and not plots.is_logarithmic([3.0, 1.0])
+    assert (
+        not plots.is_logarithmic([]) and not plots.is_logarithmic([100.0, 0.0]) and not plots.is_logarithmic([3.0, 1.0])
+    )
     history = [entry(i + 1, {"loss": value, "near": 1.0 + i, "signed": value - 5}) for i, value in enumerate(falling)]
     assert scales(history) == {"loss": "log", "near": "linear", "signed": "linear"}
 
@@ -289,7 +291,9 @@ def test_nothing_is_cut_off_and_no_titles_or_labels_overlap(figure):
     for panel in figure.axes:
         if panel.axison or panel.get_title():
             box = panel.get_tightbbox(renderer)
-            assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1 and box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1
+            assert (
+                box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1 and box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1
+            )
             titles.append(panel.title.get_window_extent(renderer))
         labels = [t.get_window_extent(renderer) for t in panel.get_yticklabels() if panel.axison and t.get_text()]
         assert not any(a.overlaps(b) for a, b in zip(labels, labels[1:], strict=False))

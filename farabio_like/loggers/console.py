@@ -164,21 +164,11 @@ class Bar:
     def draw(self) -> None:
         """Draw what was counted."""
         if self.bar is None:
-            from tqdm.auto import tqdm
-
-            # Without the thread by which tqdm watches its bars: it would outlive the run.
-            kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+            kind = _tqdm(self.seconds_left)
             self.bar = kind(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
             # Its rate counts from the first batch, not from here.
             self.bar.start_t = self.bar.start_t - (perf_counter() - self.started)
             self.bar.last_print_t = self.bar.start_t
-        left = self.seconds_left() if self.seconds_left is not None else None
-        if left is not None:
-            self.bar.set_postfix_str(f"run {seconds(left)}", refresh=False)
-            shown = self.bar.format_dict
-            width = shown["ncols"] if isinstance(shown["ncols"], int) else math.inf
-            if len(self.bar.format_meter(**{**shown, "ncols": 0})) + NARROWEST_BAR > width:
-                self.bar.set_postfix_str("", refresh=False)  # tqdm would cut it off in the middle
         self.bar.update(self.pending)
         self.pending = 0
         self.due = perf_counter() + REDRAW_SECONDS
@@ -187,6 +177,27 @@ class Bar:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _tqdm(seconds_left: Callable[[], float | None] | None) -> Any:
+    """Return a class of bars that end with the time that the run will still take, where that fits."""
+    from tqdm.auto import tqdm
+
+    class Transient(tqdm):
+        monitor_interval = 0  # without the thread by which tqdm watches its bars: it would outlive the run
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            shown = super().format_dict
+            left = seconds_left() if seconds_left is not None else None
+            if left is not None:
+                shown["postfix"] = f"run {seconds(left)}"
+                width = shown["ncols"] if isinstance(shown["ncols"], int) else math.inf
+                if len(self.format_meter(**{**shown, "ncols": 0})) + NARROWEST_BAR > width:
+                    shown["postfix"] = None  # tqdm would cut it off in the middle
+            return shown
+
+    return Transient
 
 
 class Heartbeat:
