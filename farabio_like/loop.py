@@ -22,8 +22,9 @@ from . import checks, components, data, resume, saving, signals
 from .callbacks import base as events
 from .checkpoint import Writer
 from .errors import HookError, MissingPartError
-from .loggers.console import Console
+from .loggers.console import Bar, Console, Heartbeat
 from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
+from .pictures import Worker
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class RunState:
     """What the base remembers of a run, in one attribute of the trainer."""
 
     console: Console = field(default_factory=Console)
+    pictures: Worker = field(default_factory=Worker)
     run: RunDir | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     running: str | None = None  # "train" or "test" while that method runs
@@ -155,7 +157,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     measured = bool(objects.metrics) or _BATCH_ENDS.get(name) in state.listeners
     # Where the default hook takes every batch, nothing of the last one can be left over.
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
-    bar = _bar(trainer, name, items)
+    bar, heartbeat = _progress(trainer, name, items)
+    done, look = 0, 0 if heartbeat is None else 1
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     if training:
@@ -194,6 +197,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                     saving.after_step(trainer)
             elif state.asked and not nested:
                 signals.obey(state)
+            done += 1
+            if done == look and heartbeat is not None:
+                look = heartbeat.look(done)
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
@@ -267,10 +273,13 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _bar(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Any:
-    quiet = type(items).__name__.startswith("tqdm")  # a subclass shows a bar of its own
+def _progress(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> tuple[Bar | None, Heartbeat | None]:
+    state, total = trainer._run_state, data.length_of(items)
+    if type(items).__name__.startswith("tqdm"):  # a subclass shows a bar of its own
+        return None, None
     epoch = f"epoch {trainer._epoch}/{trainer._num_epochs}" if name != "test" else ""
-    return trainer._run_state.console.bar(name, data.length_of(items), epoch, quiet)
+    timed = state.running == "train"
+    return state.console.bar(name, total, epoch, timed=timed), state.console.heartbeat(name, total, epoch, timed)
 
 
 def return_batch(trainer: ConvnetTrainer) -> None:

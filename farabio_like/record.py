@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoint, checks, components, loop, nonfinite, resume, rundir, saving, signals
+from . import checkpoint, checks, components, loop, nonfinite, pictures, resume, rundir, saving, signals
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, DataError, HookError, closest
 from .loggers.console import number, seconds
@@ -60,8 +60,10 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad and not components.is_lazy(p))
+    size = f"{known:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
     epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
-    state.console.line(f"{type(trainer).__name__}: {known:,} parameters on {trainer.device}, {epochs}")
+    state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
     state.running = "train"
@@ -220,6 +222,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
             saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
             saving.plan(trainer)
         state.run.append({**entry, "best": best})
+        if not last:
+            pictures.draw_epoch(trainer)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state)
@@ -294,7 +298,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     state = trainer._run_state
     state.exception = error
     state.running, state.stop, state.leave = None, False, False
-    steps: list[Callable[[], Any]] = [trainer.on_train_end]
+    steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     if error is not None:
         steps[:0] = [
@@ -337,7 +341,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
             checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
-        _draw_curves(trainer, state.run)
+        pictures.draw_run(trainer)
     closing = []
     if state.best is not None:
         part, name, value, epoch = state.best
@@ -348,18 +352,6 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     state.console.line("\n" + ", ".join(closing))
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
-
-
-def _draw_curves(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
-    from . import plots
-
-    state = trainer._run_state
-    try:
-        plots.save(
-            plots.curves(state.history, state.best[3] if state.best else None), run.path / "plots" / "curves.png"
-        )
-    except ImportError as error:
-        state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
 
 
 def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
@@ -428,4 +420,5 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
         state.console.line(f"weights: {state.weights}")
     if state.run is not None:
         state.run.append({"test": metrics, "weights": state.weights})
+        pictures.write_report(trainer)
     return metrics

@@ -11,14 +11,17 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, loop, record, resume, saving, signals
+from . import checkpoint, checks, components, compute, data, loop, plots, record, resume, saving, signals, summary
 from .config import Config
 from .errors import ConfigError, DataError, HookError
 from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
@@ -828,6 +831,28 @@ class ConvnetTrainer:
     def load_parallel_model(self) -> None:
         """Load the weights of a data-parallel model: any file that `load_model` reads."""
         self.load_model()
+
+    def summary(self, depth: int = 3) -> summary.Summary:
+        """Return the layers with output shapes, parameters and memory; ``print(trainer.summary())`` is a table.
+
+        Parameters
+        ----------
+        depth : int
+            How deep to go into modules within modules.
+
+        Returns
+        -------
+        farabio_like.summary.Summary
+        """
+        return summary.summarize(self, depth)
+
+    def plot_history(self) -> Figure:
+        """Return the curves of the history, train and valid together, as a ``matplotlib.figure.Figure``.
+
+        A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
+        """
+        best = self._run_state.best
+        return plots.curves(self._run_state.history, best[3] if best else None)
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""
