@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import components, data, stages
+from . import components, compute, data, stages
 from .errors import ConfigError, DataError, HookError, closest
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
             raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
+    compute.check_settings(trainer)
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import checks, components, data
+from . import checks, components, data, prefetch
+from . import stepping as steps
 from .callbacks import base as events
 from .errors import HookError, MissingPartError
 from .loggers.console import Console
@@ -26,6 +27,7 @@ from .rng import preserved_rng
 if TYPE_CHECKING:
     from .rundir import RunDir
     from .stages import Stage
+    from .stepping import Stepping
     from .trainer import ConvnetTrainer
 
 
@@ -72,6 +74,12 @@ class RunState:
     epoch_started: float = 0.0
     scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
     left_early: bool = False  # this epoch's evaluation was
+    # The steps of the optimizers; None where every batch is one plain step.
+    stepping: Stepping | None = None
+    moved: bool = True  # the batch under way has moved the weights
+    missed: int = 0  # batches before it that have not
+    late: bool = False  # the weights were moved once more after the pass's last batch
+    determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
     # Weights.
@@ -125,6 +133,12 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     # Where the default hook takes every batch, nothing of the last one can be left over.
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar = _bar(trainer, name, items)
+    stepping = steps.bind(trainer)
+    if not training:
+        stepping = None
+    elif stepping is not None:
+        stepping.begin_pass(trainer, data.length_of(items))
+    items = prefetch.ahead(trainer, items)
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     try:
@@ -139,6 +153,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
+                if stepping is not None:
+                    stepping.next_batch(trainer)
             yield item
             batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
             values = trainer.batch_metrics
@@ -161,6 +177,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         state.loader, state.stop_loader = outer, asked
         if bar is not None:
             bar.close()
+    if stepping is not None:
+        stepping.end_pass(trainer)
     trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
     trainer.epoch_metrics[name] = trainer.loader_metrics
 
@@ -326,6 +344,7 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
     state.item = (0, batch)
+    steps.bind(trainer)
     try:
         yield
     finally:

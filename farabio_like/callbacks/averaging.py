@@ -149,6 +149,7 @@ class EMA(_Average):
         From 0 to below 1, per update.
     warmup_steps : int
         In so many steps at the beginning of the run nothing is averaged, and the raw weights are evaluated.
+        A step is one of the optimizers: accumulated batches and overflows of fp16 are none.
     every : int
         Update after every so many steps.
 
@@ -200,8 +201,18 @@ class EMA(_Average):
             self._bind(trainer)
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
-        """Update the average."""
-        step = trainer.step
+        """Update the average, if the batch has moved the weights."""
+        state = trainer._run_state
+        if state.moved:
+            self._update(trainer, state.step - state.missed)
+
+    def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Update the average, if the weights have moved once more after the last batch."""
+        state = trainer._run_state
+        if state.late:
+            self._update(trainer, state.step - state.missed)
+
+    def _update(self, trainer: ConvnetTrainer, step: int) -> None:
         if step <= self.warmup_steps or step % self.every:
             return
         if self._inside:  # a hook has caught the error of an evaluation
