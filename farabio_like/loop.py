@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import checks, components, data, resume, saving, signals
+from . import checks, components, data, prefetch, resume, saving, signals
+from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
 from .errors import HookError, MissingPartError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .positions import Start
     from .rundir import RunDir
     from .stages import Stage
+    from .stepping import Stepping
     from .trainer import ConvnetTrainer
 
 
@@ -79,6 +81,12 @@ class RunState:
     epoch_started: float = 0.0
     scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
     left_early: bool = False  # this epoch's evaluation was
+    # The steps of the optimizers; None where every batch is one plain step.
+    stepping: Stepping | None = None
+    moved: bool = True  # the batch under way has moved the weights
+    missed: int = 0  # batches before it that have not
+    late: bool = False  # the weights were moved once more after the pass's last batch
+    determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
     # Where the epoch is, for a checkpoint of it.
@@ -129,7 +137,8 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
             if part not in state.networks:
                 vars(trainer).pop(part, None)
         state.lent = ()
-    items = items if loader is None else data.Items(loader, name)
+    seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
+    items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
         resume.enter_epoch(trainer, items)
     return items
@@ -159,12 +168,19 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar, heartbeat = _progress(trainer, name, items)
     done, look = 0, 0 if heartbeat is None else 1
+    stepping = steps.bind(trainer)
+    if not training:
+        stepping = None
+    elif stepping is not None:
+        left = data.length_of(items)
+        stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     if training:
         state.means, state.objects = means, objects
         if state.resumed is not None:
             items = resume.go_on(trainer, items)
+    items = prefetch.ahead(trainer, items)
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
         for item in () if state.leave or (training and state.stop) else items:
@@ -177,6 +193,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
+                if stepping is not None:
+                    stepping.next_batch(trainer)
             yield item
             batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
             values = trainer.batch_metrics
@@ -208,6 +226,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         state.loader, state.stop_loader = outer, asked
         if bar is not None:
             bar.close()
+    if stepping is not None:
+        stepping.end_pass(trainer)
     trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
     trainer.epoch_metrics[name] = trainer.loader_metrics
 
@@ -391,6 +411,7 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
     state.item = (0, batch)
+    steps.bind(trainer)
     try:
         yield
     finally:

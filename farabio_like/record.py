@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoint, checks, components, loop, nonfinite, pictures, resume, rundir, saving, signals
+from . import (
+    checkpoint,
+    checks,
+    components,
+    compute,
+    loop,
+    nonfinite,
+    pictures,
+    resume,
+    rundir,
+    saving,
+    signals,
+    stepping,
+)
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, DataError, HookError, closest
 from .loggers.console import number, seconds
@@ -66,6 +79,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
+    stepping.bind(trainer)
+    state.determinism = compute.make_deterministic() if trainer._deterministic else None
     state.running = "train"
 
 
@@ -318,6 +333,10 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
             else:
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
+    stepping.forget(trainer)
+    if state.determinism is not None:
+        compute.restore_determinism(state.determinism)
+        state.determinism = None
     _leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
     state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []

@@ -13,9 +13,24 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, loop, plots, record, resume, saving, signals, summary
+from . import (
+    checkpoint,
+    checks,
+    components,
+    compute,
+    data,
+    loop,
+    plots,
+    record,
+    resume,
+    saving,
+    signals,
+    stepping,
+    summary,
+)
 from .config import Config
 from .errors import ConfigError, DataError, HookError
 from .settings import SETTINGS
@@ -125,6 +140,15 @@ class ConvnetTrainer:
     _async_checkpoint: bool
     _data_parallel: Any
     _device: Any
+    _precision: str
+    _accumulation_steps: int
+    _clip_norm: float | None
+    _clip_value: float | None
+    _compile: Any
+    _channels_last: bool
+    _prefetch: bool
+    _deterministic: bool
+    _seed: int | None
     _next_loop: bool
     _model_path: Any
     _use_tqdm: bool | None
@@ -180,6 +204,7 @@ class ConvnetTrainer:
         checks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
         self.device = compute.resolve_device(devices[0] if devices else self.device or self._device)
+        compute.seed_everything(self._seed)
         self.get_trainloader()
         self.get_testloader()
         if self._data_parallel:
@@ -187,9 +212,8 @@ class ConvnetTrainer:
         else:
             self.build_model()
         checks.check_model(self)
-        for module in (*components.modules_of(self), *components.each(self.criterion)):
-            if isinstance(module, nn.Module):
-                module.to(self.device)
+        compute.prepare_modules(self)
+        stepping.bind(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -239,7 +263,7 @@ class ConvnetTrainer:
         """Set what concerns output: ``_logdir``, ``_use_tqdm``, ``_verbose``, ``_monitor``. Called by `init_attr`."""
 
     def define_compute_attr(self, *args: Any) -> None:
-        """Set what concerns devices: ``_device``, ``_data_parallel``. Called by `init_attr`."""
+        """Set what concerns devices and speed: ``_device``, ``_precision``, ``_compile``. Called by `init_attr`."""
 
     def define_misc_attr(self, *args: Any) -> None:
         """Set anything else. Called by `init_attr`."""
@@ -280,9 +304,11 @@ class ConvnetTrainer:
         checks.check_model(self)
         devices = compute.device_list(self._data_parallel)
         if isinstance(self.model, Mapping):
-            self.model = {name: compute.data_parallel(module, devices) for name, module in self.model.items()}
+            self.model = {
+                name: compute.data_parallel(module, devices, self.device) for name, module in self.model.items()
+            }
         elif self.model is not None:
-            self.model = compute.data_parallel(self.model, devices)
+            self.model = compute.data_parallel(self.model, devices, self.device)
         if self.device.type != "cuda":
             self._run_state.console.once(f"_data_parallel is set, but there is no GPU: running on {self.device}.")
 
@@ -503,7 +529,7 @@ class ConvnetTrainer:
                 self.load_parallel_model()
             else:
                 self.load_model()
-            with signals.noted(state), loop.evaluation(self):
+            with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
                 self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
                 self.on_test_start()
                 loop.fire(self, "on_test_start")
@@ -620,6 +646,8 @@ class ConvnetTrainer:
     def to_device(self, batch: Any) -> Any:
         """Return the batch with its tensors on ``self.device``; containers keep their types."""
         device = self.device
+        if self._channels_last:
+            return data.move(batch, device, torch.channels_last)
         for part in batch if type(batch) in (list, tuple) else (batch,):
             if not isinstance(part, Tensor) or part.device != device:
                 return data.move(batch, device)
@@ -667,11 +695,19 @@ class ConvnetTrainer:
         return criterion(outputs, targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses are computed; override it for mixed precision of your own."""
-        return _NO_CONTEXT
+        """Return the context in which losses are computed, by ``_precision``; override it for one of your own."""
+        steps = self._run_state.stepping
+        return _NO_CONTEXT if steps is None else steps.autocast(self)
 
     def optimizer_zero_grad(self) -> None:
-        """Clear the gradients of every optimizer."""
+        """Clear the gradients of every optimizer, where a window of accumulated batches begins.
+
+        Within `only`, it clears those of the chosen optimizers.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.zero_grad(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -680,15 +716,16 @@ class ConvnetTrainer:
             optimizer.zero_grad()
 
     def loss_backward(self) -> None:
-        """Backpropagate ``self.loss``.
+        """Backpropagate ``self.loss``, weighted and scaled as accumulation and fp16 need it.
 
         Raises
         ------
         HookError
             If it is no scalar tensor with a gradient.
         """
+        steps = self._run_state.stepping
         try:
-            self.loss.backward()
+            (self.loss if steps is None else steps.weighed(self, self.loss)).backward()
         except (RuntimeError, AttributeError) as error:
             problem = checks.loss_problem(self)
             if problem is None:
@@ -696,7 +733,15 @@ class ConvnetTrainer:
             raise HookError(problem) from error
 
     def optimizer_step(self) -> None:
-        """Step every optimizer."""
+        """Step every optimizer whose window of accumulated batches is full, with its gradients clipped.
+
+        Within `only`, it steps the chosen optimizers. A scheduler that moves per step follows its optimizer. With
+        fp16, an overflow leaves out the step.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.step(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -712,6 +757,8 @@ class ConvnetTrainer:
     @contextlib.contextmanager
     def only(self, *names: str) -> Iterator[None]:
         """Train the parameters of these optimizers alone, for the steps of a GAN: the others get no gradients.
+
+        Inside, `optimizer_zero_grad` and `optimizer_step` concern these optimizers only.
 
         Parameters
         ----------
@@ -737,7 +784,8 @@ class ConvnetTrainer:
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
-            yield
+            with stepping.restricted(self, names):
+                yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)

@@ -38,6 +38,7 @@ class EMA(Average):
         From 0 to below 1, per update.
     warmup_steps : int
         In so many steps at the beginning of the run nothing is averaged, and the raw weights are evaluated.
+        A step is one of the optimizers: accumulated batches and overflows of fp16 are none.
     every : int
         Update after every so many steps.
 
@@ -100,8 +101,17 @@ class EMA(Average):
             self._bind(trainer)
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
-        """Update the average."""
-        step = trainer.step
+        """Update the average, if the batch has moved the weights."""
+        if trainer._run_state.moved:
+            self._update(trainer)
+
+    def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Update the average, if the weights have moved once more after the last batch."""
+        if trainer._run_state.late:
+            self._update(trainer)
+
+    def _update(self, trainer: ConvnetTrainer) -> None:
+        step = trainer.step - trainer._run_state.missed
         if step <= self.warmup_steps or step % self.every:
             return
         if self._raw is not None:  # a hook has caught the error of an evaluation
