@@ -198,7 +198,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         ("_use_tqdm", (None, True, False)),
         ("_async_checkpoint", (True, False)),
         ("_monitor_mode", (None, "min", "max")),
-        ("_on_nonfinite", ("raise", "warn")),
+        ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
     ):
         value = getattr(trainer, name)

@@ -12,13 +12,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import checks, components, data, prefetch, resume, saving, signals
+from . import checks, components, data, nonfinite, prefetch, resume, saving, signals
 from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
@@ -85,6 +86,7 @@ class RunState:
     stepping: Stepping | None = None
     moved: bool = True  # the batch under way has moved the weights
     missed: int = 0  # batches before it that have not
+    skipped: int = 0  # steps of this epoch left out because something was not finite
     late: bool = False  # the weights were moved once more after the pass's last batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
@@ -159,6 +161,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     means = RunningMeans()
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
+    if training and trainer._on_nonfinite == "raise":
+        means["loss"].watch = partial(nonfinite.check_losses, trainer)
     # A pass inside another one's batch must not reset the metric objects that the outer one fills.
     nested = state.item is not NOTHING
     objects = MetricObjects(copy.deepcopy(trainer.metrics) if nested else trainer.metrics, trainer.device)

@@ -40,5 +40,5 @@ SETTINGS: dict[str, Any] = {
     "_loss_weights": None,  # for a dict of criteria: None (sum), "mean", or {name: weight}
     "_evaluate_first": False,  # evaluate once before the first step
     "_load_best": False,  # end with the best epoch's weights in memory
-    "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
+    "_on_nonfinite": "raise",  # or "warn", "skip": what a NaN or infinite training loss gets
 }
