@@ -24,6 +24,7 @@ from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metric
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
+    from .loggers.run import Recording
     from .rundir import RunDir
     from .stages import Stage
     from .trainer import ConvnetTrainer
@@ -51,6 +52,7 @@ class RunState:
     running: str | None = None  # "train" or "test" while that method runs
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    recording: Recording | None = None  # the loggers
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
     # The loop: what is being read, and what was asked of it.
@@ -62,6 +64,7 @@ class RunState:
     stop: bool = False
     leave: bool = False
     stop_loader: bool = False
+    means: RunningMeans | None = None  # of the training pass under way
 
     # Counting.
     step: int = 0
@@ -115,6 +118,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     training = name == "train"
     means = RunningMeans()
+    if training:
+        state.means = means
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
     # A pass inside another one's batch must not reset the metric objects that the outer one fills.

@@ -20,6 +20,7 @@ import torch
 from . import checkpoint, checks, components, loop, rundir
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, HookError, NonFiniteError, closest
+from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
 from .settings import SETTINGS
@@ -80,6 +81,9 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         trainer.evaluate_epoch()
         if state.run is not None:
             state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
+        loggers.record_epoch(
+            trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
+        )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
     if trainer._stages is None:
         yield
@@ -162,6 +166,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         if best or last or trainer._epoch % trainer._save_epoch == 0:
             _save(trainer, state.run, best)
         state.run.append({**entry, "best": best})
+    loggers.record_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
 
 
@@ -317,7 +322,8 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     else:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+    closes = [callback.close for callback in components.each(trainer.callbacks, list)]
+    for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
         try:
             step()
         except Exception as further:

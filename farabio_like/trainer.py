@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import checkpoint, checks, components, compute, data, loop, record
 from .config import Config
 from .errors import ConfigError, HookError
+from .loggers import run as loggers
 from .settings import SETTINGS
 
 _ATTRIBUTES = (
@@ -41,6 +42,14 @@ class _Read:
 class _ReadEpoch(_Read):
     def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
         return self if trainer is None else trainer._epoch
+
+
+class _ReadLoggers(_Read):
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        if trainer is None:
+            return self
+        state = trainer._run_state
+        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.step)
 
 
 class _Lent(_Read):
@@ -86,6 +95,8 @@ class ConvnetTrainer:
         Which loader is being read: ``"train"``, ``"valid"``, ``"test"``.
     stage : Stage or None
         The current stage, in a run that has stages.
+    loggers : Loggers
+        Gives images, figures, texts and numbers to the loggers of the run: ``self.loggers.images("inputs", x)``.
     exception : BaseException or None
         What ends the run, for ``on_exception`` and ``on_train_end``.
     run_dir : pathlib.Path or None
@@ -130,6 +141,8 @@ class ConvnetTrainer:
     _loss_weights: Any
     _evaluate_first: bool
     _load_best: bool
+    _loggers: Any
+    _log_interval: int | None
     _on_nonfinite: str
     train_loader: Any
     valid_loader: Any
@@ -151,6 +164,7 @@ class ConvnetTrainer:
     step: Any = _Read("step")
     loader_name: Any = _Read("loader")
     stage: Any = _Read("stage")
+    loggers: Any = _ReadLoggers("recording")
     exception: Any = _Read("exception")
     outputs: Any
     loss: Any
@@ -302,6 +316,7 @@ class ConvnetTrainer:
             self.on_train_start()
             loop.fire(self, "on_train_start")
             self.start_logger()
+            loggers.start(self)
             for _ in record.stage_by_stage(self):
                 self.train_loop()
         except BaseException as error:
@@ -314,7 +329,10 @@ class ConvnetTrainer:
         """Called once by `train`, before anything else."""
 
     def start_logger(self) -> None:
-        """Start loggers of your own. Called once by `train`, after `on_train_start`."""
+        """Start loggers of your own, or set ``_loggers``. Called once by `train`, after `on_train_start`.
+
+        Those in ``_loggers`` are started right after it.
+        """
 
     def on_stage_start(self) -> None:
         """Called before each stage of a run with ``_stages``: change losses, optimizers, loaders, freeze parts here."""

@@ -88,6 +88,8 @@ class ConfusionMatrix(LabelMetric):
         if loader not in self._states:
             return
         super()._finish(trainer, loader)
+        if self.matrix is not None:
+            trainer.loggers.matrix(f"{loader} {self.prefix}confusion matrix", self.matrix, self.class_names)
         if trainer.run_dir is None or self.matrix is None:
             return
         from .. import plots
