@@ -254,15 +254,7 @@ def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
         return
-    values: dict[str, Any] = {"epoch": entry["epoch"]}
-    for part in ("train", "valid"):
-        for name, value in entry.get(part, {}).items():
-            if isinstance(value, (int, float)):
-                values[f"{part}/{name}"] = value
-    values.update(flat("lr", entry.get("lr")))
-    if "seconds" in entry:
-        values["seconds"] = entry["seconds"]
-    trainer.loggers.scalars(values)
+    trainer.loggers.scalars(numbers_of(entry))
 
 
 def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
@@ -278,6 +270,19 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     for worker in recording.workers:
         worker.thread.join(max(0.0, started + worker.logger.close_seconds - time.monotonic()))
     recording.workers = []
+
+
+def numbers_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the single numbers of an entry of the history, with ``train/`` or ``valid/`` before metrics."""
+    values: dict[str, Any] = {"epoch": entry["epoch"]}
+    for part in ("train", "valid"):
+        for name, value in entry.get(part, {}).items():
+            if isinstance(value, (int, float)):
+                values[f"{part}/{name}"] = value
+    values.update(flat("lr", entry.get("lr")))
+    if "seconds" in entry:
+        values["seconds"] = entry["seconds"]
+    return values
 
 
 def flat(name: str, value: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class Worker:
         except Exception as error:
             self._complain(error)
         if self.down:
-            _warn(f"{self.name} could not write to the end{f': {left} records are lost' if left else ''}.")
+            _warn(f"{self.name} could not write to the end: {f'{left} records are' if left else 'the last ones are'} lost.")
 
 
 def _unchanged(images: Tensor, version: int | None) -> Tensor:
