@@ -12,7 +12,7 @@ from ..callbacks.base import Logger
 
 
 class CSVLogger(Logger):
-    """Writes ``metrics.csv`` into the run folder: a row for each record, a column for each name, in order of appearance.
+    """Writes ``metrics.csv`` into the run folder: a row for each record, a column for each name as it appears.
 
     A name that appears later gets a column at the end, and earlier rows an empty cell there; the file is written anew
     for it. A file that is there already is gone on with. Pictures and texts are not for a table.

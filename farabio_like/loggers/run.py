@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import time
@@ -105,9 +106,7 @@ class Loggers:
         for worker in self._workers:
             worker.put("figure", name, figure, self._step if step is None else step)
 
-    def matrix(
-        self, name: str, matrix: Any, labels: Sequence[str] | None = None, step: int | None = None
-    ) -> None:
+    def matrix(self, name: str, matrix: Any, labels: Sequence[str] | None = None, step: int | None = None) -> None:
         """Record a confusion matrix, a row for each true class."""
         for worker in self._workers:
             names = None if labels is None else list(labels)
@@ -238,7 +237,11 @@ def start(trainer: ConvnetTrainer) -> None:
     config = trainer.config.to_dict()
     recording.workers = [Worker(logger, config, trainer.run_dir) for logger in found]
     if found:
-        trainer.loggers.text("run", _about(trainer, "running"))
+        # What their threads import too: two threads that import the same package at once find it half there.
+        with contextlib.suppress(ImportError):
+            for package in ("matplotlib.figure", "PIL.Image"):
+                importlib.import_module(package)
+        trainer.loggers.text("run info", _about(trainer, "running"))
     for worker in recording.workers:
         worker.thread.start()
 
@@ -263,7 +266,7 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     if recording is None or not recording.workers:
         return
     status = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
-    trainer.loggers.text("run", _about(trainer, status))
+    trainer.loggers.text("run info", _about(trainer, status))
     started = time.monotonic()
     for worker in recording.workers:
         worker.end(status)

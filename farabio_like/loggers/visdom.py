@@ -286,7 +286,7 @@ def _identifier(window: str) -> str:
 
 def _place(window: str) -> tuple[bool, bool, str]:
     """Return where a window comes among the others: the run first, then the loss."""
-    return window != "run", window != "loss", window
+    return window != "run info", window != "loss", window
 
 
 def _is_number(value: Any) -> bool:

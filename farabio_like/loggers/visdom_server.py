@@ -69,7 +69,8 @@ def fetch(folder: Path) -> None:
     """
     if shutil.which("npm") is None:
         raise SystemExit("npm is missing, which fetches the files of the page. Install it: apt-get install npm")
-    with tempfile.TemporaryDirectory() as temporary:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:  # where a rename is enough
         # Of these packages alone the archives: nothing that they depend on, and no script of theirs is run.
         command = ["npm", "pack", "--ignore-scripts", "--pack-destination", temporary]
         done = subprocess.run([*command, *PACKAGES], cwd=temporary, capture_output=True, text=True)
@@ -89,9 +90,8 @@ def fetch(folder: Path) -> None:
                 shutil.copytree(path, ready / target, dirs_exist_ok=True)
             else:
                 shutil.copyfile(path, ready / target)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(ready, folder)
+        os.replace(ready, folder)
 
 
 def serve(port: int, environments: Path, page: Path) -> None:

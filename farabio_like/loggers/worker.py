@@ -149,7 +149,9 @@ class Worker:
         if self.down:
             self.down = False
             lost = self.given - self.taken - self.waiting
-            _warn(f"{self.name} writes again; {f'{lost} records were too many to keep' if lost else 'nothing is lost'}.")
+            _warn(
+                f"{self.name} writes again; {f'{lost} records were too many to keep' if lost else 'nothing is lost'}."
+            )
 
     def _complain(self, error: Exception) -> None:
         if not self.complained:
@@ -172,7 +174,8 @@ class Worker:
         except Exception as error:
             self._complain(error)
         if self.down:
-            _warn(f"{self.name} could not write to the end: {f'{left} records are' if left else 'the last ones are'} lost.")
+            lost = f"{left} records" if left else "the last records"
+            _warn(f"{self.name} could not write to the end: {lost} are lost.")
 
 
 def _unchanged(images: Tensor, version: int | None) -> Tensor:
