@@ -313,10 +313,11 @@ class ConvnetTrainer:
         """
         record.open_run(self)
         try:
+            loggers.start(self)
             self.on_train_start()
             loop.fire(self, "on_train_start")
             self.start_logger()
-            loggers.start(self)
+            loggers.start(self)  # those that the hook named
             for _ in record.stage_by_stage(self):
                 self.train_loop()
         except BaseException as error:
@@ -331,7 +332,7 @@ class ConvnetTrainer:
     def start_logger(self) -> None:
         """Start loggers of your own, or set ``_loggers``. Called once by `train`, after `on_train_start`.
 
-        Those in ``_loggers`` are started right after it.
+        Those that are in ``_loggers`` before have been started before `on_train_start`.
         """
 
     def on_stage_start(self) -> None:

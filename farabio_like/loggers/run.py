@@ -16,13 +16,14 @@ from .. import components
 from ..callbacks import base
 from ..callbacks.base import Callback, Logger
 from ..errors import ConfigError, HookError, closest
+from .intervals import Intervals, flat
+from .jsonl import IntervalLines
 from .packages import needs
 from .worker import Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..metrics import Mean
     from ..trainer import ConvnetTrainer
 
 # By name: module, class, arguments; the package that it needs and the extra that has it.
@@ -127,56 +128,24 @@ class Recording:
     def __init__(self) -> None:
         self.named: dict[str, Logger] = {}  # those made by name are the same in the next run
         self.workers: list[Worker] = []
-        self.intervals: Intervals | None = None
+        self.intervals: tuple[Intervals, IntervalLines] | None = None
 
     def __reduce__(self) -> Any:
         return type(None), ()
 
+    def logger(self, asked: Any) -> Logger:
+        """Return a logger, made if it is asked for by name."""
+        if not isinstance(asked, str):
+            return asked
+        if asked not in self.named:
+            self.named[asked] = make(asked)
+        return self.named[asked]
 
-class Intervals(Callback):
-    """Records the running loss every so many steps: the mean over these steps, weighted by samples.
-
-    Nothing is read back on the training thread.
-
-    Parameters
-    ----------
-    every : int
-    recording : Recording
-    """
-
-    def __init__(self, every: int, recording: Recording) -> None:
-        self.every = every
-        self.recording = recording
-        self.mean: Mean | None = None
-        self.total: Any = 0.0
-        self.count = 0
-
-    def on_start_training_batch(self, trainer: ConvnetTrainer) -> None:
-        """Record the steps before this one: its own loss is not there yet."""
-        if (trainer.step - 1) % self.every == 0 and trainer.step > 1:
-            self.record(trainer, trainer.step - 1)
-
-    def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
-        """Record the last steps of the epoch, if they fill an interval."""
-        if trainer.step % self.every == 0:
-            self.record(trainer, trainer.step)
-
-    def record(self, trainer: ConvnetTrainer, step: int) -> None:
-        """Record the loss since the last time, and the learning rate."""
-        means = trainer._run_state.means
-        if means is None:
-            return
-        mean = means["loss"]
-        if mean is not self.mean:
-            self.mean, self.total, self.count = mean, 0.0, 0
-        mean.fold(mean.weight)
-        if mean.count == self.count:
-            return
-        total = mean.number + (0.0 if mean.tensor is None else mean.tensor)
-        values = {"running/loss": (total - self.total) / (mean.count - self.count)}
-        self.total, self.count = total, mean.count
-        values.update(flat("running/lr", components.learning_rates(trainer.optimizer)))
-        Loggers(self.recording.workers, step).scalars(values)
+    def every(self, steps: int) -> tuple[Intervals, IntervalLines]:
+        """Return what takes and what writes the running loss."""
+        if self.intervals is None or self.intervals[0].every != steps:
+            self.intervals = Intervals(steps), IntervalLines()
+        return self.intervals
 
 
 def check(trainer: ConvnetTrainer) -> None:
@@ -215,34 +184,41 @@ def check(trainer: ConvnetTrainer) -> None:
 
 
 def start(trainer: ConvnetTrainer) -> None:
-    """Start the threads of the loggers. Called after the hook `start_logger`, which may still name some."""
+    """Start the threads of the loggers. Called before `on_train_start`, and after `start_logger` for those named there.
+
+    Raises
+    ------
+    ConfigError
+        For loggers and an interval that cannot be.
+    """
     check(trainer)
     if int(os.environ.get("RANK", 0)) != 0:
         return
     state = trainer._run_state
     recording = state.recording = state.recording or Recording()
-    asked = _asked_for(trainer._loggers)
-    found = [recording.named.setdefault(each, make(each)) if isinstance(each, str) else each for each in asked]
-    listeners = [*components.each(trainer.callbacks, list, tuple)]
-    further = [logger for logger in found if not any(logger is other for other in listeners)]
-    found = [*further, *(c for c in listeners if isinstance(c, Logger) and _records(c))]
+    found = [recording.logger(each) for each in _asked_for(trainer._loggers)]
+    callbacks = components.each(trainer.callbacks, list, tuple)
+    listeners: list[Callback] = [logger for logger in found if not any(logger is other for other in callbacks)]
+    found = [each for each in found if each in listeners]
+    found += [each for each in callbacks if isinstance(each, Logger) and _records(each)]
     if trainer._log_interval is not None:
-        further.append(Intervals(trainer._log_interval, recording))
-        if trainer.run_dir is not None:
-            from .jsonl import IntervalLines
-
-            found.append(IntervalLines())
-    if further:
-        state.listeners = base.listeners([*listeners, *further])
-    config = trainer.config.to_dict()
-    recording.workers = [Worker(logger, config, trainer.run_dir) for logger in found]
-    if found:
-        # What their threads import too: two threads that import the same package at once find it half there.
-        with contextlib.suppress(ImportError):
-            for package in ("matplotlib.figure", "PIL.Image"):
-                importlib.import_module(package)
-        trainer.loggers.text("run info", _about(trainer, "running"))
-    for worker in recording.workers:
+        intervals, lines = recording.every(trainer._log_interval)
+        listeners.append(intervals)
+        found += [lines] if trainer.run_dir is not None else []
+    if listeners:
+        state.listeners = base.listeners([*callbacks, *listeners])
+    new = [logger for logger in found if not any(logger is worker.logger for worker in recording.workers)]
+    if not new:
+        return
+    # What their threads import too: two threads that import the same package at once find it half there.
+    with contextlib.suppress(ImportError):
+        for package in ("matplotlib.figure", "PIL.Image"):
+            importlib.import_module(package)
+    config, about = trainer.config.to_dict(), _about(trainer, "running")
+    workers = [Worker(logger, config, trainer.run_dir) for logger in new]
+    Loggers(workers, state.step).text("run info", about)
+    for worker in workers:
+        recording.workers.append(worker)
         worker.thread.start()
 
 
@@ -286,17 +262,6 @@ def numbers_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "seconds" in entry:
         values["seconds"] = entry["seconds"]
     return values
-
-
-def flat(name: str, value: Any) -> dict[str, Any]:
-    """Return a learning rate, or several in lists and dicts, as numbers with names."""
-    if isinstance(value, Mapping):
-        parts = {f"{name}/{key}": part for key, part in value.items()}
-    elif isinstance(value, (list, tuple)):
-        parts = {f"{name}/{index}": part for index, part in enumerate(value)} if len(value) != 1 else {name: value[0]}
-    else:
-        return {} if value is None else {name: value}
-    return {key: number for inner, part in parts.items() for key, number in flat(inner, part).items()}
 
 
 def _asked_for(given: Any) -> list[Any]:

@@ -45,10 +45,17 @@ def test_texts_say_what_is_run_and_how_it_ended():
 
 
 class Recorded(Tiny):
-    """Sets its loggers late, and records by itself."""
+    """Names a logger late, and records by itself."""
+
+    def define_log_attr(self):
+        self._loggers = self.early = Kept()
+
+    def on_train_start(self):
+        self.loggers.scalars({"early": 1})
 
     def start_logger(self):
-        self._loggers = self.kept = Kept()
+        self.kept = Kept()
+        self._loggers = [self.early, self.kept]
 
     def on_epoch_end(self):
         self.loggers.images("inputs", self.train_loader.dataset.tensors[0].reshape(10, 1, 3, 1))
@@ -59,6 +66,7 @@ def test_hook_may_name_loggers_and_hooks_may_record():
     trainer = Recorded({"_num_epochs": 1})
     trainer.train()
     kinds = [record[0] for record in trainer.kept.got]
+    assert trainer.early.got[2] == ("scalars", {"early": 1.0}, 0)
     assert kinds == ["start", "text", "images", "scalars", "scalars", "text", "finish"]
     assert trainer.kept.got[3] == ("scalars", {"mine": 1.0}, 3)
     assert list(trainer.loggers) == []
@@ -144,9 +152,14 @@ def test_confusion_matrix_goes_to_the_loggers():
             super().build_model()
             self.criterion = lambda outputs, targets: (outputs - 1).square().mean()
             self.callbacks = [
-                ConfusionMatrix(prediction=lambda t: (t.outputs[:, 0] > 1).long(), target=lambda t: t.inputs[:, 0] > 0.5,
-                                num_classes=2, class_names=["low", "high"], loaders=("valid",))
-            ]  # fmt: skip
+                ConfusionMatrix(
+                    prediction=lambda trainer: (trainer.outputs[:, 0] > 1).long(),
+                    target=lambda trainer: (trainer.inputs[:, 0] > 0.5).long(),
+                    num_classes=2,
+                    class_names=["low", "high"],
+                    loaders=("valid",),
+                )
+            ]
 
     logger = Matrices()
     Classes({"_loggers": logger, "_num_epochs": 1}).train()
