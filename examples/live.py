@@ -8,6 +8,7 @@ metric, the running loss every 10 steps, what the network mistook last, and whic
 server it says so, trains all the same, and leaves the table metrics.csv in the run folder.
 """
 
+import os
 import socket
 
 import torch
@@ -49,8 +50,6 @@ def is_there(port):
 
 
 if __name__ == "__main__":
-    import os
-
     port = int(os.environ.get("VISDOM_PORT", 8097))
     there = is_there(port)
     if there:

@@ -30,6 +30,7 @@ from .pictures import figure_png, grid, png
 REDRAW_SECONDS = 1.0
 TIMEOUT = 2.0  # seconds for one request
 PARTS = ("train", "valid", "test")  # what stands before a metric's name, and is one curve in its window
+MARGIN = {"l": 55, "r": 20, "t": 45, "b": 45}
 COLOURS = {"train": "#1f77b4", "valid": "#ff7f0e", "test": "#2ca02c"}
 
 
@@ -117,22 +118,25 @@ class VisdomLogger(Logger):
 
     def images(self, name: str, images: Tensor, step: int) -> None:
         """Show a grid of images."""
-        self._picture(name, png(grid(images)), step)
+        picture = grid(images)
+        size = {"width": min(600, picture.shape[2] + 20), "height": min(600, picture.shape[1] + 70)}
+        self._picture(name, png(picture), step, size)
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """Show a figure."""
-        self._picture(name, figure_png(figure), step)
+        self._picture(name, figure_png(figure), step, {"width": 600, "height": 500})
 
     def matrix(self, name: str, matrix: Any, labels: list[str] | None, step: int) -> None:
         """Show a confusion matrix: row 0, the first true class, on top."""
         counts = matrix.tolist() if hasattr(matrix, "tolist") else [list(row) for row in matrix]
         names = [str(label) for label in labels] if labels is not None else [str(n) for n in range(len(counts))]
-        data = {"type": "heatmap", "z": counts, "x": names, "y": names, "colorscale": "Blues", "reversescale": False}
+        data = {"type": "heatmap", "z": counts, "x": names, "y": names, "colorscale": "Blues", "reversescale": True}
         if len(counts) <= 20:
             data["texttemplate"] = "%{z}"
         axis = {"type": "category", "automargin": True}
         layout = {
             "title": name,
+            "margin": MARGIN,
             "xaxis": {**axis, "title": "predicted class"},
             "yaxis": {**axis, "title": "true class", "autorange": "reversed"},
         }
@@ -169,9 +173,9 @@ class VisdomLogger(Logger):
             self.due, self.unsaved = {*self.curves, *self.others}, True
             self.flush()
 
-    def _picture(self, name: str, file: bytes, step: int) -> None:
+    def _picture(self, name: str, file: bytes, step: int, size: dict[str, int]) -> None:
         content = {"src": f"data:image/png;base64,{base64.b64encode(file).decode()}", "caption": f"step {step}"}
-        self._put(name, {"data": [{"type": "image", "content": content}], "opts": {"title": name}})
+        self._put(name, {"data": [{"type": "image", "content": content}], "opts": {"title": name, **size}})
 
     def _put(self, window: str, content: dict[str, Any]) -> None:
         self.others[window] = content
@@ -180,17 +184,21 @@ class VisdomLogger(Logger):
     def _content(self, window: str) -> dict[str, Any]:
         if window not in self.curves:
             return self.others[window]
-        data = []
+        data: list[dict[str, Any]] = []
         for name, curve in self.curves[window].items():
             x, y = curve.drawn()
             mode = "lines" if len(x) > 100 else "lines+markers"
             line = {"line": {"color": COLOURS[name]}} if name in COLOURS else {}
             data.append({"type": "scatter", "mode": mode, "name": name, "x": x, "y": y, **line})
+        y_axis: dict[str, Any] = {"title": window, "automargin": True}
+        if window.endswith("lr") and all(y is None or y > 0 for curve in data for y in curve["y"]):
+            y_axis.update(type="log", exponentformat="e")  # and one that is constant is not drawn as if it were 0
         layout = {
             "title": window,
+            "margin": MARGIN,
             "showlegend": True,
             "xaxis": {"title": self.axes[window], "automargin": True},
-            "yaxis": {"title": window, "automargin": True},
+            "yaxis": y_axis,
         }
         return {"data": data, "layout": layout, "opts": {"title": window, "width": 420, "height": 320}}
 
