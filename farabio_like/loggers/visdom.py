@@ -30,7 +30,7 @@ from .pictures import figure_png, grid, png
 REDRAW_SECONDS = 1.0
 TIMEOUT = 2.0  # seconds for one request
 PARTS = ("train", "valid", "test")  # what stands before a metric's name, and is one curve in its window
-MARGIN = {"l": 55, "r": 20, "t": 45, "b": 45}
+MARGIN = {"l": 55, "r": 20, "t": 45, "b": 60}
 COLOURS = {"train": "#1f77b4", "valid": "#ff7f0e", "test": "#2ca02c"}
 
 
@@ -191,8 +191,8 @@ class VisdomLogger(Logger):
             line = {"line": {"color": COLOURS[name]}} if name in COLOURS else {}
             data.append({"type": "scatter", "mode": mode, "name": name, "x": x, "y": y, **line})
         y_axis: dict[str, Any] = {"title": window, "automargin": True}
-        if window.endswith("lr") and all(y is None or y > 0 for curve in data for y in curve["y"]):
-            y_axis.update(type="log", exponentformat="e")  # and one that is constant is not drawn as if it were 0
+        if window.endswith("lr"):
+            y_axis.update(_rate_axis([y for curve in data for y in curve["y"] if y is not None]))
         layout = {
             "title": window,
             "margin": MARGIN,
@@ -285,6 +285,14 @@ def _window_of(name: str) -> tuple[str, str]:
         window, _, curve = name.rpartition("lr/")
         return f"{window}lr", curve
     return name, name
+
+
+def _rate_axis(rates: list[float]) -> dict[str, Any]:
+    """Return a log axis for learning rates: on a linear one plotly draws a constant, small one as if it were 0."""
+    if not rates or min(rates) <= 0:
+        return {}
+    few = {"dtick": "D2"} if max(rates) < 100 * min(rates) else {}  # ticks at 1, 2 and 5 of each decade
+    return {"type": "log", "exponentformat": "e", **few}
 
 
 def _identifier(window: str) -> str:

@@ -113,6 +113,8 @@ class Worker:
                     arguments[0] = {name: float(value) for name, value in arguments[0].items()}
                 elif method == "images":
                     arguments[1] = _unchanged(*arguments[1])
+                    # Given again, it is the copy that is given.
+                    self.held = (record[0], method, arguments[0], (arguments[1], None), arguments[2])
                 getattr(self.logger, method)(*arguments)
             except OSError:
                 raise  # `held` is given again

@@ -4,15 +4,19 @@ import copy
 import csv
 import json
 import threading
+import warnings
+import weakref
 
 import pytest
 import torch
 
 from farabio_like import ConfigError, HookError, Logger
 from farabio_like.callbacks import ConfusionMatrix
+from farabio_like.loggers import run
 from farabio_like.loggers.csv import CSVLogger
 
 from ..trainers import Tiny
+from .server import free_port
 from .test_worker import Kept
 
 
@@ -178,6 +182,30 @@ def test_copy_of_a_trainer_has_no_threads():
     trainer.train()
     assert len(trainer.twin.loggers) == 0
     trainer.twin.train()
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard", "visdom"])
+def test_named_loggers_are_copied_with_their_trainer_and_train_again(name, monkeypatch):
+    monkeypatch.setenv("VISDOM_PORT", str(free_port()))
+
+    class Copies(Tiny):
+        def on_epoch_end(self):
+            self.twin = copy.deepcopy(self)
+
+    trainer = Copies({"_loggers": run.make(name), "_num_epochs": 1, "_logdir": "runs"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no visdom server
+        trainer.train()
+        trainer.twin.train()
+    assert repr(copy.deepcopy(trainer._loggers)) == repr(trainer._loggers)
+
+
+def test_trainer_dies_after_its_run():
+    trainer = Tiny({"_loggers": Kept(), "_log_interval": 1})
+    trainer.train()
+    dead = weakref.ref(trainer)
+    del trainer
+    assert dead() is None
 
 
 def test_second_training_goes_on():

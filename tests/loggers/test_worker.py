@@ -176,6 +176,21 @@ def test_images_that_change_after_they_were_handed_over_are_left_out():
     assert [record[1] for record in logger.got if record[0] == "images"] == ["second"]
 
 
+def test_images_that_are_given_again_are_the_copy(monkeypatch):
+    monkeypatch.setattr(workers, "LONGEST_PAUSE", 0.05)
+    worker, loggers = started(logger := Kept())
+    wait_for(lambda: worker.started)
+    logger.trouble = OSError("away")
+    images = torch.zeros(1, 2, 2)
+    loggers.images("x", images)
+    with pytest.warns(UserWarning, match="away"):
+        wait_for(lambda: worker.down)
+        images.fill_(1)
+        logger.trouble = None
+        ended(worker)
+    assert torch.equal(logger.got[1][2], torch.zeros(1, 2, 2))
+
+
 def test_warnings_that_are_errors_do_not_end_the_thread(monkeypatch, capsys):
     monkeypatch.setattr(workers, "LONGEST_PAUSE", 0.05)
     logger = Kept()
