@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from farabio_like.loggers.curves import MOST_KEPT, MOST_POINTS, Curve, thin
 from farabio_like.loggers.visdom import VisdomLogger
 
 from ..trainers import Tiny
-from .server import Server, free_port
+from .server import ROOT, Server, free_port
 
 pytest.importorskip("visdom")
 
@@ -206,3 +210,21 @@ def test_curves_are_bounded_in_memory_and_short_ones_whole():
     for x, y in ((2, 1.0), (1, math.inf), (2, 3.0)):
         short.add(x, y)
     assert short.drawn() == ([1, 2], [None, 3.0])
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
+def test_server_listens_on_loopback_only(lasting):
+    sockets = [line.split() for file in ("tcp", "tcp6") for line in open(f"/proc/net/{file}").readlines()[1:]]
+    listening = {local for _, local, _, state, *_ in sockets if state == "0A"}
+    assert [local for local in listening if int(local.split(":")[1], 16) == lasting.port] == [
+        f"0100007F:{lasting.port:04X}"
+    ]
+
+
+def test_server_says_that_its_port_is_taken(lasting, tmp_path):
+    command = [sys.executable, "-m", "farabio_like.loggers.visdom", "--port", str(lasting.port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"port {lasting.port} cannot be served: Address already in use. Write --port 8098." in done.stderr
+    assert "--fetch" in done.stderr
