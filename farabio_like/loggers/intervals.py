@@ -78,13 +78,22 @@ class Sums:
             self.waiting = tuple(mean.waiting)
             self.count = mean.count + mean.weight * len(mean.waiting)
 
-    def total(self) -> float:
-        """Return the sum, read back."""
-        total = self.number + (0.0 if self.tensor is None else self.tensor.item())
-        if self.waiting:
-            values = torch.stack([value.reshape(()) for value in self.waiting])
-            total += self.weight * values.cpu().sum(dtype=torch.float64).item()
-        return total
+    def since(self, before: Sums) -> float:
+        """Return the sum of what came after `before`, read back."""
+        total, first = self.number - before.number, len(before.waiting)
+        if self.tensor is not before.tensor or self.weight != before.weight:  # folded in the meantime
+            total += self._folded() - before._folded() - before._sum(before.waiting)
+            first = 0
+        return total + self._sum(self.waiting[first:])
+
+    def _folded(self) -> float:
+        return 0.0 if self.tensor is None else self.tensor.item()
+
+    def _sum(self, values: tuple[Tensor, ...]) -> float:
+        if not values:
+            return 0.0
+        stacked = torch.stack([value.reshape(()) for value in values]) if len(values) > 1 else values[0]
+        return self.weight * stacked.sum(dtype=torch.float32 if stacked.device.type == "mps" else torch.float64).item()
 
 
 class Difference:
@@ -97,7 +106,7 @@ class Difference:
         self.before = before
 
     def __float__(self) -> float:
-        return (self.after.total() - self.before.total()) / (self.after.count - self.before.count)
+        return self.after.since(self.before) / (self.after.count - self.before.count)
 
 
 def flat(name: str, value: Any) -> dict[str, Any]:

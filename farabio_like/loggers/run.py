@@ -248,6 +248,7 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
         worker.end(status)
     for worker in recording.workers:
         worker.thread.join(max(0.0, started + worker.logger.close_seconds - time.monotonic()))
+        worker.leave()
     recording.workers = []
 
 

@@ -74,6 +74,14 @@ class Worker:
         self.logger.deadline = time.monotonic() + 0.8 * self.logger.close_seconds
         self.ending.set()
 
+    def leave(self) -> None:
+        """Say so if the thread has not ended in its time: it hangs in somebody else's code."""
+        if self.thread.is_alive():
+            _warn(
+                f"{self.name} has not ended in {self.logger.close_seconds:g} seconds: it is left alone, and its last "
+                "records may be lost."
+            )
+
     def _run(self) -> None:
         pause = TICK
         while True:

@@ -17,14 +17,14 @@ from farabio_like.loggers.csv import CSVLogger
 
 from ..trainers import Tiny
 from .server import free_port
-from .test_worker import Kept
+from .test_worker import Kept, Stuck
 
 
 def test_epochs_are_recorded_and_threads_are_gone():
     logger = Kept()
     trainer = Tiny({"_loggers": logger, "_num_epochs": 3})
     history = trainer.train()
-    records = [record for record in logger.got if record[0] == "scalars"]
+    records = logger.scalar_records()
     assert [step for *_, step in records] == [3, 6, 9]
     for (_, values, _), entry in zip(records, history, strict=True):
         assert values == {
@@ -112,8 +112,7 @@ def test_running_loss_is_the_mean_of_the_interval_weighted_by_samples():
 
     trainer = Losses({"_loggers": logger, "_log_interval": 3, "_num_epochs": 2, "_logdir": "runs"})
     trainer.train()
-    records = [record for record in logger.got if record[0] == "scalars" and "running/loss" in record[1]]
-    got = {step: values for _, values, step in records}
+    got = {step: values for _, values, step in logger.scalar_records() if "running/loss" in values}
     assert list(got) == [3, 6]
     for step, values in got.items():
         part = trainer.seen[step - 3 : step]
@@ -198,6 +197,35 @@ def test_named_loggers_are_copied_with_their_trainer_and_train_again(name, monke
         trainer.train()
         trainer.twin.train()
     assert repr(copy.deepcopy(trainer._loggers)) == repr(trainer._loggers)
+
+
+def test_running_loss_over_several_folds_and_batch_sizes():
+    """More steps than wait together, and batches of two sizes."""
+
+    class Many(Tiny):
+        def get_trainloader(self):
+            inputs, targets = torch.rand(700, 3), torch.rand(700, 1)
+            sizes = [2, 1] * 20 + [2] * 300
+            self.train_loader = list(zip(inputs.split(sizes + [40]), targets.split(sizes + [40]), strict=True))
+
+        def on_end_training_batch(self):
+            self.seen = [*getattr(self, "seen", []), (self.loss.item(), len(self.inputs))]
+
+    logger = Kept()
+    trainer = Many({"_loggers": logger, "_log_interval": 7, "_num_epochs": 1})
+    trainer.train()
+    got = {step: values["running/loss"] for _, values, step in logger.scalar_records() if "running/loss" in values}
+    assert list(got) == list(range(7, 342, 7))
+    for step, value in got.items():
+        part = trainer.seen[step - 7 : step]
+        assert value == pytest.approx(sum(loss * n for loss, n in part) / sum(n for _, n in part), rel=1e-5)
+
+
+def test_logger_that_hangs_is_left_alone_and_said():
+    logger = Stuck()
+    with pytest.warns(UserWarning, match="Stuck has not ended in 0.5 seconds"):
+        Tiny({"_loggers": logger}).train()
+    logger.released.set()
 
 
 def test_trainer_dies_after_its_run():

@@ -40,8 +40,11 @@ class Kept(Logger):
     def finish(self, status):
         self._note("finish", status)
 
+    def scalar_records(self):
+        return [record for record in self.got if record[0] == "scalars"]
+
     def steps(self):
-        return [record[2] for record in self.got if record[0] == "scalars"]
+        return [step for *_, step in self.scalar_records()]
 
 
 class Stuck(Kept):
