@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from . import components, compute, data, stages
 from .errors import ConfigError, DataError, HookError, closest
+from .loggers import run as loggers
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -220,6 +221,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             f"{_class(trainer)}: _loss_weights is {trainer._loss_weights!r}; expected None (the sum), 'mean', or a "
             "dict with a weight for each criterion."
         )
+    loggers.check(trainer)
     if trainer._stages is not None:
         stages.check(trainer._stages)
     if trainer._load_best and trainer._logdir is None:

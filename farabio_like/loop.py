@@ -30,6 +30,7 @@ from .pictures import Worker
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
+    from .loggers.run import Recording
     from .positions import Start
     from .rundir import RunDir
     from .stages import Stage
@@ -60,6 +61,7 @@ class RunState:
     running: str | None = None  # "train" or "test" while that method runs
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    recording: Recording | None = None  # the loggers
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
     # The loop: what is being read, and what was asked of it.
@@ -232,7 +234,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             bar.close()
     if stepping is not None:
         stepping.end_pass(trainer)
-    trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
+    computed = means.compute()
+    means["loss"].watch = None  # it holds the trainer
+    trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
     trainer.epoch_metrics[name] = trainer.loader_metrics
 
 

@@ -30,6 +30,8 @@ SETTINGS: dict[str, Any] = {
     "_mode": "train",  # for a subclass's own use
     "_model_path": None,  # weights that test() loads when this process has trained none
     "_backbone": False,  # for a subclass's own use
+    "_loggers": None,  # a name ("csv", "tensorboard", "visdom", ...), a Logger, or a list of them
+    "_log_interval": None,  # record the running loss every so many steps; None: epochs only
     "_use_tqdm": None,  # True, False, or None: a bar where stderr is a terminal
     "_verbose": True,  # print the table on the terminal
     "_logdir": "runs",  # folder of the run folders; None writes nothing
