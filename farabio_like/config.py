@@ -112,7 +112,24 @@ class Config:
 Mapping.register(Config)
 
 _STORABLE = (
-    *(type(None), bool, int, float, complex, str, bytes, Enum, PurePath, date, time, timedelta, range, Config, Stage, Callback),
+    *(
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        Enum,
+        PurePath,
+        date,
+        time,
+        timedelta,
+        range,
+        Config,
+        Stage,
+        Callback,
+    ),
     *(np.generic, np.ndarray, np.dtype, torch.Tensor, torch.dtype, torch.device, torch.Size),
 )
 
