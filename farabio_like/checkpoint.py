@@ -108,8 +108,13 @@ def _size_of(write: Callable[[IO[bytes]], None]) -> int | str:
 def write_text(path: Path, text: str) -> None:
     """Replace a file of text at once, without waiting for the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def link_durably(source: Path, path: Path) -> None:

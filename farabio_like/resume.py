@@ -5,6 +5,7 @@ These are functions of a trainer, not methods, so that no name of a subclass can
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Mapping
@@ -457,7 +458,7 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
     for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
         if not checkpoints(folder):
             continue
-        if _index(folder).get("finished"):
+        if _is_finished(folder):
             finished = finished or folder
             continue
         found = _newest(trainer, folder)
@@ -499,8 +500,18 @@ def _index(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def _is_finished(folder: Path) -> bool:
+    """Return what the index says, where it was written after the last save: a process may be killed in between."""
+    index = _index(folder)
+    last = folder / "checkpoints" / LAST
+    entry = index.get("files", {}).get(LAST)
+    if not index.get("finished") or entry is None or not last.is_file():
+        return False
+    return (entry.get("size"), entry.get("changed")) == (last.stat().st_size, last.stat().st_mtime_ns)
+
+
 def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
-    """Note the names of a new checkpoint in the index. Not synced to the disk: nothing is lost with a hint."""
+    """Note the names of a new checkpoint in the index. Nothing is lost with a hint: not synced, no error."""
     inner = folder / "checkpoints"
     files = {name: entry for name, entry in _index(folder).get("files", {}).items() if (inner / name).is_file()}
     for path in paths:
@@ -512,7 +523,8 @@ def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
             "changed": status.st_mtime_ns,
         }
     index = {"finished": bool(saved["run"]["finished"]), "files": files}
-    checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
+    with contextlib.suppress(OSError):
+        checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
 
 
 def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:
