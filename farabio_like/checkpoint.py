@@ -278,7 +278,6 @@ def save(state: Mapping[str, Any], path: Path, *others: Path) -> None:
     CheckpointError
         As in `write_durably`.
     """
-
     write_durably(path, lambda file: torch.save(state, file), *others, checksum=True)
 
 

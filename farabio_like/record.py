@@ -162,7 +162,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.phase, state.batches, state.start = "train", 0, None
     resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
-    state.epoch_rng = get_state(trainer.train_loader, trainer.valid_loader, trainer.test_loader)
+    state.epoch_rng = get_state(*resume.loaders(trainer))
     trainer.epoch_metrics = {}
 
 

@@ -136,7 +136,8 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_full(in_child, values, roo
     message = in_child(save_with_little_room, values, room)
     assert message is not None, "it was saved after all"
     found = re.fullmatch(
-        r"cannot write state\.ckpt: File too large\. It needs (\d+) bytes, (\d+) could be written; (\d+) bytes are free\. "
+        r"cannot write state\.ckpt: File too large\. "
+        r"It needs (\d+) bytes, (\d+) could be written; (\d+) bytes are free\. "
         r"The older file, if there is one, is untouched\.",
         message,
     )

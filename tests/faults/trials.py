@@ -352,7 +352,12 @@ def killed_worker(folder, chance):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     message = in_fork(lose_worker, path)
-    for part in ("a worker of the train loader died in epoch 1, after step ", "pid ", " was killed by", "num_workers=0"):
+    for part in (
+        "a worker of the train loader died in epoch 1, after step ",
+        "pid ",
+        " was killed by",
+        "num_workers=0",
+    ):
         assert part in message, message
     assert "last.ckpt" in message, message
 
