@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import components, data, stages
+from . import components, compute, data, stages
 from .errors import ConfigError, DataError, HookError, closest
+from .loggers import run as loggers
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -198,7 +199,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         ("_use_tqdm", (None, True, False)),
         ("_async_checkpoint", (True, False)),
         ("_monitor_mode", (None, "min", "max")),
-        ("_on_nonfinite", ("raise", "warn")),
+        ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
     ):
         value = getattr(trainer, name)
@@ -210,6 +211,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
     a_number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
     if minutes is not None and not (a_number and 0 < minutes < math.inf):
         raise ConfigError(f"{_class(trainer)}: _save_minutes is {minutes!r}; expected None or a number above 0.")
+    compute.check_settings(trainer)
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."
@@ -219,6 +221,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             f"{_class(trainer)}: _loss_weights is {trainer._loss_weights!r}; expected None (the sum), 'mean', or a "
             "dict with a weight for each criterion."
         )
+    loggers.check(trainer)
     if trainer._stages is not None:
         stages.check(trainer._stages)
     if trainer._load_best and trainer._logdir is None:

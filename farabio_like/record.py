@@ -16,9 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoint, checks, components, loop, nonfinite, resume, rundir, saving, signals, workers
+from . import (
+    checkpoint,
+    checks,
+    components,
+    compute,
+    loop,
+    nonfinite,
+    pictures,
+    resume,
+    rundir,
+    saving,
+    signals,
+    stepping,
+    workers,
+)
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, HookError, closest
+from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
 from .rng import get_state
@@ -59,10 +74,14 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad and not components.is_lazy(p))
+    size = f"{known:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
     epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
-    state.console.line(f"{type(trainer).__name__}: {known:,} parameters on {trainer.device}, {epochs}")
+    state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
+    stepping.bind(trainer)
+    state.determinism = compute.make_deterministic() if trainer._deterministic else None
     state.running = "train"
 
 
@@ -82,7 +101,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         trainer.run_dir = folder
         for swept in (path.parent, folder):
             checkpoint.sweep(swept)
-        state.run.rewind(state.history)
+        state.run.rewind(state.history, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -117,6 +136,9 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         trainer.evaluate_epoch()
         if state.run is not None:
             state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
+        loggers.record_epoch(
+            trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
+        )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
     if trainer._stages is None:
         resume.restore(trainer)
@@ -220,6 +242,9 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
             saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
             saving.plan(trainer)
         state.run.append({**entry, "best": best})
+        if not last:
+            pictures.draw_epoch(trainer)
+    loggers.record_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state)
@@ -292,7 +317,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     state.exception = error
     lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
-    steps: list[Callable[[], Any]] = [trainer.on_train_end]
+    steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     if error is not None:
         steps[:0] = [
@@ -303,15 +328,20 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+    closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
         try:
             step()
-        except Exception as further:
+        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
             if first is None:
                 first = further
             else:
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
+    stepping.forget(trainer)
+    if state.determinism is not None:
+        compute.restore_determinism(state.determinism)
+        state.determinism = None
     _leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
     state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
@@ -331,7 +361,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
             checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
-        _draw_curves(trainer, state.run)
+        pictures.draw_run(trainer)
     closing = []
     if state.best is not None:
         part, name, value, epoch = state.best
@@ -342,18 +372,6 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     state.console.line("\n" + ", ".join(closing))
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
-
-
-def _draw_curves(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
-    from . import plots
-
-    state = trainer._run_state
-    try:
-        plots.save(
-            plots.curves(state.history, state.best[3] if state.best else None), run.path / "plots" / "curves.png"
-        )
-    except ImportError as error:
-        state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
 
 
 def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
@@ -422,4 +440,5 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
         state.console.line(f"weights: {state.weights}")
     if state.run is not None:
         state.run.append({"test": metrics, "weights": state.weights})
+        pictures.write_report(trainer)
     return metrics

@@ -94,6 +94,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
         return
     try:
+        state.writer.finish()
         if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
             return
         name = resume.LAST if stopped else resume.CRASH

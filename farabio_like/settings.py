@@ -17,10 +17,21 @@ SETTINGS: dict[str, Any] = {
     "_async_checkpoint": False,  # write checkpoints in a thread, while the run goes on
     "_data_parallel": None,  # True or a list of CUDA devices: torch.nn.DataParallel
     "_device": "auto",  # "auto", "cpu", "cuda:1", "mps", ...
+    "_precision": "fp32",  # or "bf16", "fp16": torch.autocast
+    "_accumulation_steps": 1,  # batches per step of the optimizers
+    "_clip_norm": None,  # largest norm of the gradients of an optimizer ...
+    "_clip_value": None,  # ... or largest absolute value of an element
+    "_compile": False,  # True, or a dict of arguments: torch.compile
+    "_channels_last": False,  # models and images in torch.channels_last
+    "_prefetch": False,  # on a GPU: copy the next batch while this one is worked on
+    "_deterministic": False,  # train() and test() with deterministic algorithms only
+    "_seed": None,  # of Python, NumPy and torch, set by the constructor
     "_next_loop": False,  # set in on_evaluate_batch_start: skip this batch
     "_mode": "train",  # for a subclass's own use
     "_model_path": None,  # weights that test() loads when this process has trained none
     "_backbone": False,  # for a subclass's own use
+    "_loggers": None,  # a name ("csv", "tensorboard", "visdom", ...), a Logger, or a list of them
+    "_log_interval": None,  # record the running loss every so many steps; None: epochs only
     "_use_tqdm": None,  # True, False, or None: a bar where stderr is a terminal
     "_verbose": True,  # print the table on the terminal
     "_logdir": "runs",  # folder of the run folders; None writes nothing
@@ -31,5 +42,5 @@ SETTINGS: dict[str, Any] = {
     "_loss_weights": None,  # for a dict of criteria: None (sum), "mean", or {name: weight}
     "_evaluate_first": False,  # evaluate once before the first step
     "_load_best": False,  # end with the best epoch's weights in memory
-    "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
+    "_on_nonfinite": "raise",  # or "warn", "skip": what a NaN or infinite training loss gets
 }

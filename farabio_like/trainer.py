@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, loop, record, resume, saving, signals
+from . import (
+    checkpoint,
+    checks,
+    components,
+    compute,
+    data,
+    loop,
+    plots,
+    record,
+    resume,
+    saving,
+    signals,
+    stepping,
+    summary,
+)
 from .config import Config
-from .errors import ConfigError, HookError
+from .errors import ConfigError, DataError, HookError
+from .loggers import run as loggers
 from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
@@ -41,6 +61,14 @@ class _Read:
 class _ReadEpoch(_Read):
     def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
         return self if trainer is None else trainer._epoch
+
+
+class _ReadLoggers(_Read):
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        if trainer is None:
+            return self
+        state = trainer._run_state
+        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.step)
 
 
 class _Lent(_Read):
@@ -86,6 +114,8 @@ class ConvnetTrainer:
         Which loader is being read: ``"train"``, ``"valid"``, ``"test"``.
     stage : Stage or None
         The current stage, in a run that has stages.
+    loggers : Loggers
+        Gives images, figures, texts and numbers to the loggers of the run: ``self.loggers.images("inputs", x)``.
     exception : BaseException or None
         What ends the run, for ``on_exception`` and ``on_train_end``.
     run_dir : pathlib.Path or None
@@ -121,6 +151,15 @@ class ConvnetTrainer:
     _async_checkpoint: bool
     _data_parallel: Any
     _device: Any
+    _precision: str
+    _accumulation_steps: int
+    _clip_norm: float | None
+    _clip_value: float | None
+    _compile: Any
+    _channels_last: bool
+    _prefetch: bool
+    _deterministic: bool
+    _seed: int | None
     _next_loop: bool
     _model_path: Any
     _use_tqdm: bool | None
@@ -133,6 +172,8 @@ class ConvnetTrainer:
     _loss_weights: Any
     _evaluate_first: bool
     _load_best: bool
+    _loggers: Any
+    _log_interval: int | None
     _on_nonfinite: str
     train_loader: Any
     valid_loader: Any
@@ -154,6 +195,7 @@ class ConvnetTrainer:
     step: Any = _Read("step")
     loader_name: Any = _Read("loader")
     stage: Any = _Read("stage")
+    loggers: Any = _ReadLoggers("recording")
     exception: Any = _Read("exception")
     outputs: Any
     loss: Any
@@ -176,6 +218,7 @@ class ConvnetTrainer:
         checks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
         self.device = compute.resolve_device(devices[0] if devices else self.device or self._device)
+        compute.seed_everything(self._seed)
         self.get_trainloader()
         self.get_testloader()
         if self._data_parallel:
@@ -183,9 +226,8 @@ class ConvnetTrainer:
         else:
             self.build_model()
         checks.check_model(self)
-        for module in (*components.modules_of(self), *components.each(self.criterion)):
-            if isinstance(module, nn.Module):
-                module.to(self.device)
+        compute.prepare_modules(self)
+        stepping.bind(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -235,7 +277,7 @@ class ConvnetTrainer:
         """Set what concerns output: ``_logdir``, ``_use_tqdm``, ``_verbose``, ``_monitor``. Called by `init_attr`."""
 
     def define_compute_attr(self, *args: Any) -> None:
-        """Set what concerns devices: ``_device``, ``_data_parallel``. Called by `init_attr`."""
+        """Set what concerns devices and speed: ``_device``, ``_precision``, ``_compile``. Called by `init_attr`."""
 
     def define_misc_attr(self, *args: Any) -> None:
         """Set anything else. Called by `init_attr`."""
@@ -276,9 +318,11 @@ class ConvnetTrainer:
         checks.check_model(self)
         devices = compute.device_list(self._data_parallel)
         if isinstance(self.model, Mapping):
-            self.model = {name: compute.data_parallel(module, devices) for name, module in self.model.items()}
+            self.model = {
+                name: compute.data_parallel(module, devices, self.device) for name, module in self.model.items()
+            }
         elif self.model is not None:
-            self.model = compute.data_parallel(self.model, devices)
+            self.model = compute.data_parallel(self.model, devices, self.device)
         if self.device.type != "cuda":
             self._run_state.console.once(f"_data_parallel is set, but there is no GPU: running on {self.device}.")
 
@@ -312,9 +356,11 @@ class ConvnetTrainer:
         with signals.noted(self._run_state):
             record.open_run(self, resume)
             try:
+                loggers.start(self)
                 self.on_train_start()
                 loop.fire(self, "on_train_start")
                 self.start_logger()
+                loggers.start(self)  # those that the hook named
                 for _ in record.stage_by_stage(self):
                     self.train_loop()
             except BaseException as error:
@@ -328,7 +374,10 @@ class ConvnetTrainer:
         """Called once by `train`, before anything else."""
 
     def start_logger(self) -> None:
-        """Start loggers of your own. Called once by `train`, after `on_train_start`."""
+        """Start loggers of your own, or set ``_loggers``. Called once by `train`, after `on_train_start`.
+
+        Those that are in ``_loggers`` before have been started before `on_train_start`.
+        """
 
     def on_stage_start(self) -> None:
         """Called before each stage of a run with ``_stages``: change losses, optimizers, loaders, freeze parts here."""
@@ -500,7 +549,7 @@ class ConvnetTrainer:
                 self.load_parallel_model()
             else:
                 self.load_model()
-            with signals.noted(state), loop.evaluation(self):
+            with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
                 self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
                 self.on_test_start()
                 loop.fire(self, "on_test_start")
@@ -560,13 +609,13 @@ class ConvnetTrainer:
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with loop.evaluation(self), loop.single_batch(self, batch):
+        with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
             return checks.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:
-        """Yield the prediction for every batch, in eval mode and without gradients.
+        """Yield the prediction for every batch, in eval mode and without gradients, by the averages of an `EMA`.
 
         Parameters
         ----------
@@ -577,9 +626,16 @@ class ConvnetTrainer:
         Yields
         ------
         Tensor or whatever `prediction_transform` returns
+
+        Raises
+        ------
+        DataError
+            For None, a loader that was not set.
         """
+        if batches is None:
+            raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
         for batch in [batches] if data.is_batch(batches) else data.batches(batches):
-            with loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
+            with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())
             yield prediction
@@ -610,6 +666,8 @@ class ConvnetTrainer:
     def to_device(self, batch: Any) -> Any:
         """Return the batch with its tensors on ``self.device``; containers keep their types."""
         device = self.device
+        if self._channels_last:
+            return data.move(batch, device, torch.channels_last)
         for part in batch if type(batch) in (list, tuple) else (batch,):
             if not isinstance(part, Tensor) or part.device != device:
                 return data.move(batch, device)
@@ -657,11 +715,19 @@ class ConvnetTrainer:
         return criterion(outputs, targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses are computed; override it for mixed precision of your own."""
-        return _NO_CONTEXT
+        """Return the context in which losses are computed, by ``_precision``; override it for one of your own."""
+        steps = self._run_state.stepping
+        return _NO_CONTEXT if steps is None else steps.autocast(self)
 
     def optimizer_zero_grad(self) -> None:
-        """Clear the gradients of every optimizer."""
+        """Clear the gradients of every optimizer, where a window of accumulated batches begins.
+
+        Within `only`, it clears those of the chosen optimizers.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.zero_grad(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -670,15 +736,16 @@ class ConvnetTrainer:
             optimizer.zero_grad()
 
     def loss_backward(self) -> None:
-        """Backpropagate ``self.loss``.
+        """Backpropagate ``self.loss``, weighted and scaled as accumulation and fp16 need it.
 
         Raises
         ------
         HookError
             If it is no scalar tensor with a gradient.
         """
+        steps = self._run_state.stepping
         try:
-            self.loss.backward()
+            (self.loss if steps is None else steps.weighed(self, self.loss)).backward()
         except (RuntimeError, AttributeError) as error:
             problem = checks.loss_problem(self)
             if problem is None:
@@ -686,7 +753,15 @@ class ConvnetTrainer:
             raise HookError(problem) from error
 
     def optimizer_step(self) -> None:
-        """Step every optimizer."""
+        """Step every optimizer whose window of accumulated batches is full, with its gradients clipped.
+
+        Within `only`, it steps the chosen optimizers. A scheduler that moves per step follows its optimizer. With
+        fp16, an overflow leaves out the step.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.step(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -702,6 +777,8 @@ class ConvnetTrainer:
     @contextlib.contextmanager
     def only(self, *names: str) -> Iterator[None]:
         """Train the parameters of these optimizers alone, for the steps of a GAN: the others get no gradients.
+
+        Inside, `optimizer_zero_grad` and `optimizer_step` concern these optimizers only.
 
         Parameters
         ----------
@@ -727,7 +804,8 @@ class ConvnetTrainer:
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
-            yield
+            with stepping.restricted(self, names):
+                yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
@@ -742,7 +820,7 @@ class ConvnetTrainer:
         Raises
         ------
         ConfigError
-            If there is another number of groups, or no such optimizer.
+            If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
         """
         if isinstance(lr, Mapping):
             if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
@@ -756,6 +834,9 @@ class ConvnetTrainer:
             if len(values) != len(groups):
                 raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
             for group, new in zip(groups, values, strict=True):
+                is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
+                if not is_rate:
+                    raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
                 if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
                     group["lr"].fill_(new)
                 else:
@@ -818,6 +899,28 @@ class ConvnetTrainer:
     def load_parallel_model(self) -> None:
         """Load the weights of a data-parallel model: any file that `load_model` reads."""
         self.load_model()
+
+    def summary(self, depth: int = 3) -> summary.Summary:
+        """Return the layers with output shapes, parameters and memory; ``print(trainer.summary())`` is a table.
+
+        Parameters
+        ----------
+        depth : int
+            How deep to go into modules within modules.
+
+        Returns
+        -------
+        farabio_like.summary.Summary
+        """
+        return summary.summarize(self, depth)
+
+    def plot_history(self) -> Figure:
+        """Return the curves of the history, train and valid together, as a ``matplotlib.figure.Figure``.
+
+        A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
+        """
+        best = self._run_state.best
+        return plots.curves(self._run_state.history, best[3] if best else None)
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from farabio_like import ConvnetTrainer, NonFiniteError
+from farabio_like import ConvnetTrainer, DataError, NonFiniteError
 
 BATCHES = [(torch.ones(2, 3), torch.zeros(2, 1)), (torch.ones(1, 3), torch.zeros(1, 1))]
 
@@ -455,7 +455,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_anything_is_saved(bad, tm
 
     trainer = Diverges()
     trainer._logdir = tmp_path
-    with pytest.raises(NonFiniteError, match="epoch 2 .up to step 4. is (nan|inf).*1 of|2 of 2 parameters"):
+    with pytest.raises(NonFiniteError, match="in epoch 2, at step 3, is (nan|inf), with lr .*1 of|2 of 2 parameters"):
         trainer.train()
     good = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert good["epoch"] == 1 and good["model"]["weight"].isfinite().all()
@@ -656,6 +656,11 @@ def test_overriding_one_single_step_leaves_the_other_alone():
     trainer = Own()
     assert trainer.train_step(BATCHES[0]) == "mine"
     assert isinstance(trainer.val_step(BATCHES[0])["loss"], float)
+
+
+def test_predict_without_a_loader():
+    with pytest.raises(DataError, match="predict got None"):
+        next(Setup().predict(None))
 
 
 def test_predict():

@@ -17,7 +17,13 @@ class Tiny(ConvnetTrainer):
     it says so.
     """
 
+    def __init__(self, config=None):
+        self.loggers_given = dict(config or {}).get("_loggers")
+        super().__init__({name: value for name, value in dict(config or {}).items() if name != "_loggers"})
+
     def define_misc_attr(self):
+        if self.loggers_given is not None:
+            self._loggers = self.loggers_given
         self._device, self._logdir, self._verbose, self._num_epochs = "cpu", None, False, 2
         for name, value in self.config.items():
             setattr(self, name, value)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, HookError, closest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..trainer import ConvnetTrainer
 
 # The events, in the order in which a run meets them. Each is a method that takes the trainer.
@@ -32,6 +35,23 @@ EVENTS = (
     "on_end_test_batch",
     "on_test_end",
 )
+
+
+# The loader that an event is about.
+LOADER_OF = {
+    "on_train_epoch_start": "train",
+    "on_start_training_batch": "train",
+    "on_end_training_batch": "train",
+    "on_train_epoch_end": "train",
+    "on_evaluate_epoch_start": "valid",
+    "on_evaluate_batch_start": "valid",
+    "on_evaluate_batch_end": "valid",
+    "on_evaluate_epoch_end": "valid",
+    "on_test_start": "test",
+    "on_start_test_batch": "test",
+    "on_end_test_batch": "test",
+    "on_test_end": "test",
+}
 
 
 class CallbackOrder(IntEnum):
@@ -121,6 +141,19 @@ class Callback:
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Follow ``on_test_end``; ``loader_metrics`` may still be added to."""
 
+    def listens_to(self, event: str) -> bool:
+        """Return whether this object needs an event that its class overrides.
+
+        Asked when `~ConvnetTrainer.train` or `~ConvnetTrainer.test` begins. Override it in a callback that needs
+        the batches for some of its arguments only, so that it costs nothing per batch with the others.
+
+        Parameters
+        ----------
+        event : str
+            One of `EVENTS`.
+        """
+        return True
+
     def close(self) -> None:
         """Let go of files, threads and servers; called after every run, maybe twice."""
 
@@ -133,7 +166,70 @@ class Callback:
 
 
 class Logger(Callback):
-    """A callback that records: it comes first on every start, and last on every end and on an exception."""
+    """A callback that records: it comes first on every start, and last on every end and on an exception.
+
+    One that is in ``_loggers``, or in ``callbacks``, also gets the records of the run, by the methods below. These
+    are called on a thread of the logger's own, one after the other, and may take their time. An ``OSError`` that
+    one of them raises says that the place where it writes is not there: the record is kept and given again. Any
+    other exception is warned of once, and that record is left out. The events are called on the training thread.
+
+    Attributes
+    ----------
+    close_seconds : float
+        How long the end of a run waits for this logger at most.
+    deadline : float or None
+        From the end of the run on: the time, by ``time.monotonic()``, after which nothing is waited for.
+    """
+
+    close_seconds: float = 5.0
+    deadline: float | None = None
+
+    def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
+        """Open what is written to. Called first, in every run.
+
+        Parameters
+        ----------
+        config : dict
+            The trainer's configuration as plain data.
+        run_dir : Path or None
+            The folder of the run.
+        """
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Record numbers. Those of an epoch have an ``"epoch"`` among them, and ``train/`` or ``valid/`` before names.
+
+        Parameters
+        ----------
+        values : dict of str to float
+        step : int
+            Number of training steps so far.
+        """
+
+    def images(self, name: str, images: Any, step: int) -> None:
+        """Record a batch of images: a tensor as `Loggers.images` takes it."""
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Record a figure of matplotlib."""
+
+    def matrix(self, name: str, matrix: Any, labels: list[str] | None, step: int) -> None:
+        """Record a confusion matrix, a row for each true class; by default as a figure."""
+        from .. import plots
+
+        self.figure(name, plots.confusion_matrix(matrix, labels), step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Record a text; it takes the place of the one with the same name."""
+
+    def flush(self) -> None:
+        """Write what waits. Called after the records of a moment, several times a second."""
+
+    def finish(self, status: str) -> None:
+        """Close. Called last, in every run.
+
+        Parameters
+        ----------
+        status : {"finished", "failed", "interrupted"}
+        """
 
 
 class FunctionCallback(Callback):
@@ -216,7 +312,7 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
         if not isinstance(callback, Callback):
             hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
             raise HookError(f"self.callbacks[{index}] is {callback!r}; expected a farabio_like.Callback.{hint}")
-        if any(callback is other for other in callbacks[:index]):
+        if any(innermost(callback) is innermost(other) for other in callbacks[:index]):
             raise ConfigError(
                 f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
             )
@@ -230,9 +326,17 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
     return found
 
 
+def innermost(callback: Any) -> Any:
+    """Return the callback inside any wrappers."""
+    while getattr(type(callback), "is_wrapper", False):
+        callback = callback.callback
+    return callback
+
+
 def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:
     """Return the method of a callback for an event, None where it has none of its own."""
     if isinstance(callback, FunctionCallback):
         return callback.function if callback.event == event else None
     method = getattr(callback, event)
-    return None if getattr(method, "__func__", None) is getattr(Callback, event) else method
+    is_default = getattr(method, "__func__", None) is getattr(Callback, event)
+    return None if is_default or not callback.listens_to(event) else method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +75,14 @@ class LabelMetric(MetricCallback):
         self.threshold = threshold
         self.ignore_index = ignore_index
         self.num_classes = num_classes
+
+    def merge(self, states: list[Any]) -> Any:
+        """Return one state for those of several processes."""
+        merged = super().merge(states)
+        for name, pick in (("low", torch.minimum), ("high", torch.maximum)):
+            if name in merged:
+                merged[name] = reduce(pick, [state[name] for state in states if name in state])
+        return merged
 
     def labels(self, state: dict[str, Any], prediction: Any, target: Any) -> Labels:
         """Return the labels of a batch; what is to be checked after the last one is noted in the state."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -67,6 +68,11 @@ class TorchMetric(MetricCallback):
             return {f"{self.name}_{key}": part for key, part in value.items()}
         return {self.name: value}
 
+    def _of_all_processes(self, state: Any) -> Any:
+        # torchmetrics joins the processes in compute(), which all of them have to call.
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self.start() if state is None and together else state
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the metric has gathered of the train pass under way."""
         metric = self._states.get("resumed", self._states.get("train"))
@@ -77,7 +83,7 @@ class TorchMetric(MetricCallback):
         return {"train": dict(kept.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back a train pass, which the next ``on_train_epoch_start`` then goes on with."""
+        """Take back a train pass, before or after its ``on_train_epoch_start``: its next batch goes on with it."""
         self._states = {}
         if "train" in state:
             metric = self._states["resumed"] = self.start()
