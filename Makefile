@@ -12,6 +12,7 @@ BENCH_STAMP = $(BENCH_VENV)/.installed
 # Further arguments, as in: make test PYTEST_ARGS="-x -k name"
 PYTEST_ARGS =
 BENCH_ARGS =
+TORTURE_ARGS =
 
 # A change in one of these makes the next target install again.
 DECLARED = pyproject.toml setup.py requirements.txt constraints.txt
@@ -35,7 +36,7 @@ make_venv = \
 			echo "      If $(1) was there before, remove it and try again." >&2; exit 1; }; \
 	fi
 
-.PHONY: help demo test test-slow test-all lint format types docs examples bench build clean distclean
+.PHONY: help demo test test-slow test-all torture lint format types docs examples bench build clean distclean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -64,6 +65,9 @@ test-slow: $(STAMP_ALL) ## run the slow tests
 
 test-all: $(STAMP_ALL) ## run all tests
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
+
+torture: $(STAMP) ## kill, stop and starve real runs hundreds of times; nothing may be lost
+	"$(BIN)/python" -u -m tests.faults.torture $(TORTURE_ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	"$(BIN)/python" -m ruff check .

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -11,6 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +31,7 @@ _TRAILER = len(_MARK) + 64
 _ZIP_END = 22  # bytes of the record that ends an archive
 
 
-def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path, checksum: bool = False) -> None:
     """Write a file that is either complete under its name or not there.
 
     The content goes to a temporary name in the same folder, is synced to the disk, and only then renamed.
@@ -39,6 +42,10 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         Its folder is made when it is missing.
     write : callable
         Gets the open binary file.
+    *others : Path
+        Further names for the same file.
+    checksum : bool
+        Add the SHA-256 of the content, which `read` then compares.
 
     Raises
     ------
@@ -51,11 +58,17 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # left by a killed process, it may be a link to a finished file
         with open(temporary, "wb") as file:
-            write(file)
+            if checksum:
+                _write_with_checksum(file, write)
+            else:
+                write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        for other in others:
+            _link(path, other)
+        for folder in {path.parent, *(other.parent for other in others)}:
+            _sync_folder(folder)
     except BaseException as error:
         size = temporary.stat().st_size if temporary.exists() else 0
         with contextlib.suppress(OSError):
@@ -64,31 +77,62 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause is not handled:
             raise CheckpointError(
-                f"cannot write {path}: {cause.strerror or cause} (after {size} bytes; {_free_bytes(path)} bytes are "
-                "free). The older file, if there is one, is untouched."
+                f"cannot write {path}: {cause.strerror or cause}. It needs {_size_of(write)} bytes, {size} could be "
+                f"written; {_free_bytes(path)} bytes are free. The older file, if there is one, is untouched."
             ) from cause
         raise
+
+
+class _Counter(io.RawIOBase):
+    """A file that only counts."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.size += len(data)
+        return len(data)
+
+
+def _size_of(write: Callable[[IO[bytes]], None]) -> int | str:
+    counter = _Counter()
+    try:
+        write(counter)  # type: ignore[arg-type]
+    except Exception:  # what it writes may be gone by now
+        return "an unknown number of"
+    return counter.size
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file of text at once, without waiting for the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
+    _link(source, path)
+    _sync_folder(path.parent)
+
+
+def _link(source: Path, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         os.link(source, temporary)
-    except OSError:  # a file system without hard links, or one that the disk-full test of a real write should meet
+    except OSError:  # a file system without hard links, another one, a folder that is missing or cannot be written
         write_durably(path, lambda file: _copy_into(source, file))
         return
     os.replace(temporary, path)
     temporary.unlink(missing_ok=True)  # renaming one name of a file to another of its names leaves both
-    _sync_folder(path.parent)
 
 
 def _copy_into(source: Path, file: IO[bytes]) -> None:
@@ -165,36 +209,76 @@ def snapshot(value: Any, memo: dict[Any, Tensor] | None = None) -> Any:
     return value
 
 
+_PART = 1 << 20  # bytes that are hashed together; less is hashed sooner than handed to a thread
+
+
 class _Hashed:
-    """A file whose content is hashed while it is written."""
+    """A file whose content is hashed while it is written: in a thread, which reads what the system has already.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+    Not from the memory that is written: that is the writer's own, and may be gone when `write` has returned.
+    """
+
+    def __init__(self, file: IO[bytes], written: IO[bytes], thread: ThreadPoolExecutor) -> None:
+        self.file, self.written, self.thread = file, written, thread
         self.hash = hashlib.sha256()
+        self.size = self.given = 0
+        self.jobs: list[Future[None]] = []
 
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self.file.write(data)
+    def write(self, data: Any) -> int:
+        self.size += len(data)
+        self.file.write(data)
+        if self.size - self.given >= _PART:
+            self.flush()
+            self.jobs.append(self.thread.submit(self._read, self.size - self.given))
+            self.given = self.size
+        return len(data)
 
     def flush(self) -> None:
         self.file.flush()
 
+    def _read(self, left: int) -> None:
+        while left:
+            part = self.written.read(min(left, _PART))
+            if not part:
+                raise OSError(errno.EIO, "what was written cannot be read back")
+            self.hash.update(part)
+            left -= len(part)
 
-def save(state: Mapping[str, Any], path: Path) -> None:
+    def hexdigest(self) -> str:
+        """Return the hash of all that was written."""
+        self.flush()
+        for job in self.jobs:
+            job.result()
+        self._read(self.size - self.given)
+        return self.hash.hexdigest()
+
+
+def _write_with_checksum(file: IO[bytes], write: Callable[[IO[bytes]], None]) -> None:
+    with open(file.name, "rb", buffering=0) as written, ThreadPoolExecutor(1, "farabio_like hash") as thread:
+        hashed = _Hashed(file, written, thread)
+        write(hashed)  # type: ignore[arg-type]
+        if hashed.jobs:  # the disk is busy while the rest is hashed
+            hashed.flush()
+            os.fsync(file.fileno())
+        file.write(_MARK + hashed.hexdigest().encode())
+
+
+def save(state: Mapping[str, Any], path: Path, *others: Path) -> None:
     """Save a dict of tensors and plain data durably, with a checksum.
+
+    Parameters
+    ----------
+    state : dict
+    path : Path
+    *others : Path
+        Further names for the same file.
 
     Raises
     ------
     CheckpointError
         As in `write_durably`.
     """
-
-    def write(file: IO[bytes]) -> None:
-        hashed = _Hashed(file)
-        torch.save(state, hashed)  # type: ignore[arg-type]
-        file.write(_MARK + hashed.hash.hexdigest().encode())
-
-    write_durably(path, write)
+    write_durably(path, lambda file: torch.save(state, file), *others, checksum=True)
 
 
 def _is_intact(path: Path) -> bool | None:

@@ -6,7 +6,6 @@ These are functions of a trainer, not methods, so that no name of a subclass can
 from __future__ import annotations
 
 import operator
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,9 +29,10 @@ from . import (
     saving,
     signals,
     stepping,
+    workers,
 )
 from .callbacks import base as events
-from .errors import CheckpointError, ConfigError, DataError, HookError, closest
+from .errors import CheckpointError, ConfigError, HookError, closest
 from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
@@ -99,7 +99,8 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if trainer._logdir is not None and newest and (whole_run or newest[0].samefile(path)):
         state.run = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
-        checkpoint.sweep(path.parent)
+        for swept in (path.parent, folder):
+            checkpoint.sweep(swept)
         state.run.rewind(state.history, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
@@ -183,7 +184,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.phase, state.batches, state.start = "train", 0, None
     resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
-    state.epoch_rng = get_state(trainer.train_loader, trainer.valid_loader, trainer.test_loader)
+    state.epoch_rng = get_state(*resume.loaders(trainer))
     trainer.epoch_metrics = {}
 
 
@@ -310,13 +311,11 @@ def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
     return False
 
 
-_KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: .*|exited unexpectedly.*)")
-
-
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
     state.exception = error
+    lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
@@ -348,12 +347,8 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
     if error is None and first is not None:
         raise first
-    if isinstance(error, RuntimeError) and (found := _KILLED_WORKER.search(str(error))):
-        raise DataError(
-            f"a worker of a loader died in epoch {trainer._epoch}, at step {state.step}: {found.group()} Its memory "
-            "may have run out (fewer workers, smaller batches, more shared memory), or the dataset crashed: "
-            "num_workers=0 shows where."
-        ) from error
+    if lost is not None:
+        raise lost from error
     if error is None:
         signals.obey(state)
 

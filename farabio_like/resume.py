@@ -5,6 +5,7 @@ These are functions of a trainer, not methods, so that no name of a subclass can
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from . import checkpoint, components, positions, rng, stepping
+from . import checkpoint, components, owned, positions, rng, stepping
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError
 from .metrics import plain_metrics
@@ -76,7 +78,8 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             ],
             "stepping": plain(stepping.state_dict(trainer), "stepping"),
             "attributes": _changed_attributes(trainer),
-            "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*_loaders(trainer)),
+            "objects": _own_objects(trainer),
+            "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)),
             "epoch": _epoch_under_way(trainer),
             "made_with": _made_with(trainer),
             "config": storable(trainer.config.to_dict()),
@@ -93,6 +96,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     return {
         "phase": state.phase,
         "batches": state.batches,
+        "asked": {"stop": state.stop, "leave": state.leave, "stop_loader": state.stop_loader},
         "rng": state.epoch_rng,
         "seconds": perf_counter() - state.epoch_started,
         "schedulers": list(state.scheduler_marks),
@@ -168,13 +172,22 @@ def _is_record(value: Any, room: list[int]) -> bool:
     return room[0] > 0 and type(value) in _PLAIN
 
 
+def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
+    lent = {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
+    kept = {name: owned.state_of(value) for name, value in vars(trainer).items() if name not in lent}
+    return {name: state for name, state in kept.items() if state is not None}
+
+
 def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     before = trainer._run_state.attributes_before
     return {name: value for name, value in attributes(trainer).items() if name not in before or before[name] != value}
 
 
-def _loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
-    return trainer.train_loader, trainer.valid_loader, trainer.test_loader
+def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
+    """Return the loaders whose generators belong to the state: the three, and those of a subclass's own."""
+    usual = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
+    own = [part for value in vars(trainer).values() for part in components.each(value, list, tuple)]
+    return *usual, *(x for x in own if isinstance(x, DataLoader) and not any(x is other for other in usual))
 
 
 def plain(value: Any, where: str) -> Any:
@@ -293,7 +306,7 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
     state.trained, state.loaded = True, None
     _load_records(trainer, run)
     position = run["epoch"]
-    rng.set_state(run["rng"] if position is None else position["rng"], *_loaders(trainer))
+    rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
     if position is None:
         state.resumed = None
 
@@ -349,6 +362,8 @@ def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
             if found[1]:
                 callback.load_state_dict(copy.deepcopy(found[1]))
     vars(trainer).update(copy.deepcopy(run["attributes"]))
+    for name, state in run["objects"].items():
+        setattr(trainer, name, owned.restored(vars(trainer).get(name), state, trainer.device))
 
 
 def enter_epoch(trainer: ConvnetTrainer, items: Any) -> None:
@@ -373,12 +388,12 @@ def _ready(trainer: ConvnetTrainer) -> None:
     """Give the random numbers the state of the checkpoint, once."""
     state = trainer._run_state
     if state.resumed is not None:
-        rng.set_state(state.resumed["run"]["rng"], *_loaders(trainer))
+        rng.set_state(state.resumed["run"]["rng"], *loaders(trainer))
         state.resumed = None
 
 
 def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
-    """Yield the items of an epoch that were not trained before; the metrics of those that were come back."""
+    """Return the items of an epoch that were not trained before; the metrics of those that were come back."""
     state = trainer._run_state
     assert state.resumed is not None and state.means is not None and state.objects is not None
     run, start = state.resumed["run"], state.start
@@ -387,10 +402,18 @@ def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
     state.objects.load_state_dict(run["epoch"]["objects"])
     state.batches = run["epoch"]["batches"]
     state.start = None
+    asked = run["epoch"]["asked"]
+    if any(asked.values()):  # no further batch: it was saved between stop_train(), say, and the end of the epoch
+        state.stop, state.leave = asked["stop"], asked["leave"]
+        _ready(trainer)
+        return iter(())
     if start is None:  # stopped before the first batch of the epoch
         state.resumed = None
-        yield from items
-        return
+        return iter(items)
+    return _after(trainer, items, start)
+
+
+def _after(trainer: ConvnetTrainer, items: Any, start: positions.Start) -> Iterator[Any]:
     iterator = iter(items)
     first = next(iterator, None)
     if start.taken:
@@ -412,6 +435,7 @@ def trained_already(trainer: ConvnetTrainer) -> bool:
         return False
     assert state.resumed is not None
     _load_records(trainer, state.resumed["run"])
+    state.stop, state.leave = position["asked"]["stop"], position["asked"]["leave"]
     trainer.epoch_metrics = copy.deepcopy(position["metrics"])
     trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
     state.batches = position["batches"]
@@ -423,7 +447,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     _ready(trainer)
     state.phase = "evaluate"
-    state.evaluation_rng = rng.get_state(*_loaders(trainer))
+    state.evaluation_rng = rng.get_state(*loaders(trainer))
 
 
 # ---------------------------------------------------------------- which checkpoint
@@ -461,7 +485,7 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
     for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
         if not checkpoints(folder):
             continue
-        if _index(folder).get("finished"):
+        if _is_finished(folder):
             finished = finished or folder
             continue
         found = _newest(trainer, folder)
@@ -503,8 +527,18 @@ def _index(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def _is_finished(folder: Path) -> bool:
+    """Return what the index says, where it was written after the last save: a process may be killed in between."""
+    index = _index(folder)
+    last = folder / "checkpoints" / LAST
+    entry = index.get("files", {}).get(LAST)
+    if not index.get("finished") or entry is None or not last.is_file():
+        return False
+    return (entry.get("size"), entry.get("changed")) == (last.stat().st_size, last.stat().st_mtime_ns)
+
+
 def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
-    """Note the names of a new checkpoint in the index. Not synced to the disk: nothing is lost with a hint."""
+    """Note the names of a new checkpoint in the index. Nothing is lost with a hint: not synced, no error."""
     inner = folder / "checkpoints"
     files = {name: entry for name, entry in _index(folder).get("files", {}).items() if (inner / name).is_file()}
     for path in paths:
@@ -516,7 +550,8 @@ def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
             "changed": status.st_mtime_ns,
         }
     index = {"finished": bool(saved["run"]["finished"]), "files": files}
-    checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
+    with contextlib.suppress(OSError):
+        checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
 
 
 def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:

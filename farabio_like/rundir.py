@@ -122,6 +122,7 @@ class RunDir:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
         path = self.path / "metrics.jsonl"
         try:
+            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it: the run goes on
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(finite(entry)) + "\n")
         except OSError as error:

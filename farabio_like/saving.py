@@ -49,25 +49,26 @@ def after_step(trainer: ConvnetTrainer) -> None:
 
 def write(trainer: ConvnetTrainer, paths: list[Path]) -> None:
     """Write one checkpoint under these names, unless the weights are not finite."""
-    if not components.modules_of(trainer) or not nonfinite.weights_are_finite(trainer):
+    if not components.modules_of(trainer):
         return
     state = trainer._run_state
-    saved = resume.state_of(trainer)
-    # In the background, copies of the tensors are written: the run goes on changing the tensors themselves.
-    held = checkpoint.snapshot(saved) if trainer._async_checkpoint else saved
     run = state.run
+    of_the_run = run is not None and paths[0].parent == run.last.parent
+    saved, parameters = resume.state_of(trainer), dict(components.named_parameters(trainer))
+    if trainer._async_checkpoint:
+        # Copies of the tensors are written: the run goes on changing the tensors themselves.
+        saved, parameters = checkpoint.snapshot((saved, parameters))
 
     def job() -> None:
-        first, *others = paths
-        checkpoint.save(held, first)
-        for other in others:
-            checkpoint.link_durably(first, other)
-        if run is not None and first.parent == run.last.parent:
-            resume.write_index(run.path, held, paths)
+        if not nonfinite.weights_are_finite(trainer, parameters):
+            return
+        checkpoint.save(saved, *paths)
+        if of_the_run:
+            assert run is not None
+            resume.write_index(run.path, saved, paths)
+            state.saved_step = saved["step"]
 
     state.writer.write(job, trainer._async_checkpoint)
-    if run is not None and paths[0].parent == run.last.parent:
-        state.saved_step = saved["step"]
 
 
 def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
@@ -93,6 +94,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
         return
     try:
+        state.writer.finish()
         if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
             return
         name = resume.LAST if stopped else resume.CRASH

@@ -53,6 +53,24 @@ def noted(state: RunState) -> Iterator[None]:
             state.asked = [name for name in state.asked if name not in NAMES]
 
 
+@contextlib.contextmanager
+def deaf_to_workers() -> Iterator[None]:
+    """Keep torch from raising an error, wherever the main thread is, because a loader's worker died.
+
+    It would cut off the end of a run that ends by this very death.
+    """
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    torchs = getattr(handler, "__module__", "") == "torch.utils.data._utils.signal_handling"
+    if not torchs or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # which lets the news go by
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
 def obey(state: RunState) -> None:
     """End the run if a signal asked for it, after a save.
 

@@ -364,7 +364,8 @@ class ConvnetTrainer:
                 for _ in record.stage_by_stage(self):
                     self.train_loop()
             except BaseException as error:
-                record.end_run(self, error)
+                with signals.deaf_to_workers():
+                    record.end_run(self, error)
                 raise
             record.end_run(self)
         return self._run_state.history
