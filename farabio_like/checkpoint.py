@@ -14,13 +14,14 @@ from typing import IO, Any
 
 import torch
 
+from . import distributed
 from .errors import CheckpointError
 
 FORMAT = 1
 
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file that is either complete under its name or not there.
+    """Write a file that is either complete under its name or not there. Of several ranks only the first one writes.
 
     The content goes to a temporary name in the same folder, is synced to the disk, and only then renamed.
 
@@ -36,6 +37,8 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     CheckpointError
         If the disk is full or the folder cannot be written; what was there before stays.
     """
+    if not distributed.is_main():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     handled = sys.exc_info()[1]  # an error that the caller is handling is not the reason of a new one
     try:
@@ -63,6 +66,8 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
+    if not distributed.is_main():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)

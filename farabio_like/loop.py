@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import checks, components, data
+from . import checks, components, data, reduction, sharding
 from .callbacks import base as events
 from .errors import HookError, MissingPartError
 from .loggers.console import Console
@@ -24,6 +24,7 @@ from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metric
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
+    from .replicas import Ranks
     from .rundir import RunDir
     from .stages import Stage
     from .trainer import ConvnetTrainer
@@ -74,6 +75,8 @@ class RunState:
     left_early: bool = False  # this epoch's evaluation was
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
+    ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
+
     # Weights.
     saved: bool = False  # save_model() wrote model.pth in this run
     trained: bool = False  # this process changed the weights
@@ -101,6 +104,8 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
             if part not in state.networks:
                 vars(trainer).pop(part, None)
         state.lent = ()
+    if state.ranks is not None:
+        loader = sharding.prepared(trainer, name, loader)
     return items if loader is None else data.Items(loader, name)
 
 
@@ -129,6 +134,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
+        ranks = state.ranks
+        if ranks is not None:
+            items = sharding.ranked(trainer, name, items)
         for item in () if state.leave or (training and state.stop) else items:
             state.item = item
             if not takes and state.lent:
@@ -153,7 +161,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             state.skip = False
             if bar is not None:
                 bar.tick()
-            if state.stop_loader or state.leave or (training and state.stop):
+            # Several ranks end a training pass together, see sharding.ranked.
+            if (state.stop_loader or state.leave or (training and state.stop)) and not (training and ranks):
                 state.left_early = state.leave and not training
                 break
     finally:
@@ -161,7 +170,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         state.loader, state.stop_loader = outer, asked
         if bar is not None:
             bar.close()
-    trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
+    if ranks is None:
+        trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
+    else:
+        trainer.loader_metrics = reduction.of_all_ranks(means, objects)
     trainer.epoch_metrics[name] = trainer.loader_metrics
 
 

@@ -112,6 +112,11 @@ class RunningMeans:
         means = {name: mean.compute() for name, mean in self._means.items()}
         return {name: value for name, value in means.items() if value is not None}
 
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """Return for every name the weighted sum and the samples that it stands for, read back as `compute` does."""
+        totals = {name: mean.total() for name, mean in self._means.items()}
+        return {name: total for name, total in totals.items() if total[1]}
+
     def __getitem__(self, name: str) -> Mean:
         """Return the mean of one name, for a loop that adds to it without a call."""
         mean = self._means.get(name)
@@ -161,9 +166,13 @@ class Mean:
 
     def compute(self) -> float | None:
         """Return the mean, None when no sample was added."""
+        total, count = self.total()
+        return total / count if count else None
+
+    def total(self) -> tuple[float, int]:
+        """Return the weighted sum and the number of samples."""
         self.fold(self.weight)
-        total = self.number + (0.0 if self.tensor is None else self.tensor.item())
-        return total / self.count if self.count else None
+        return self.number + (0.0 if self.tensor is None else self.tensor.item()), self.count
 
 
 class MetricObjects:
@@ -199,13 +208,15 @@ class MetricObjects:
         for metric in self.metrics.values():
             metric.update(prediction, target)
 
+    def used(self) -> dict[str, Any]:
+        """Return the metrics to which anything was added."""
+        # A step without outputs may have updated a metric by itself.
+        return {name: m for name, m in self.metrics.items() if self.updated or getattr(m, "update_called", False)}
+
     def compute(self) -> dict[str, Any]:
         """Return every metric over what was added: a float, or a list of floats for one value per class."""
         values: dict[str, Any] = {}
-        for name, metric in self.metrics.items():
-            # A step without outputs may have updated a metric by itself.
-            if not self.updated and not getattr(metric, "update_called", False):
-                continue
+        for name, metric in self.used().items():
             value = metric.compute()
             for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
                 values[str(key)] = part

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoint, checks, components, loop, rundir
+from . import checkpoint, checks, components, distributed, loop, replicas, rundir, sharding
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, HookError, NonFiniteError, closest
 from .loggers.console import number, seconds
@@ -111,6 +111,7 @@ def _leave_stage(trainer: ConvnetTrainer) -> None:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
+    replicas.replicate(trainer)
     state.epoch_started = perf_counter()
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
@@ -149,6 +150,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     if state.done == trainer._epoch:
         return
+    sharding.agree(trainer)
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         record_epoch(trainer)  # a subclass with a train_epoch of its own
     state.done = trainer._epoch
@@ -308,6 +310,8 @@ def _nonfinite(trainer: ConvnetTrainer, problem: str) -> None:
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
+    if error is not None:
+        distributed.failed(error)
     state.exception = error
     state.running, state.stop, state.leave = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end]
@@ -335,7 +339,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
 def _close_run(trainer: ConvnetTrainer) -> None:
     """Write the weights and the curves, print where everything is."""
     state = trainer._run_state
-    if trainer._load_best and state.run is not None and state.run.best.is_file():
+    if trainer._load_best and state.run is not None and distributed.from_main(state.run.best.is_file):
         load(trainer, state.run.best)
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and weights_are_finite(trainer):
@@ -354,6 +358,8 @@ def _close_run(trainer: ConvnetTrainer) -> None:
 
 
 def _draw_curves(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
+    if not distributed.is_main():
+        return
     from . import plots
 
     state = trainer._run_state
@@ -383,13 +389,11 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
     """Do what `ConvnetTrainer.load_model` says."""
     state = trainer._run_state
     chosen_by_user = path is not None
-    path = Path(path) if path is not None else weights_to_test(trainer)
+    path = Path(path) if path is not None else distributed.from_main(lambda: weights_to_test(trainer))
     if path is None:
         state.weights = state.loaded or "those in memory" + ("" if state.trained else ", as built: no run was found")
         return
-    if path.is_dir():
-        path = path / "model.pth"
-    found = checkpoint.read(path)
+    found = distributed.from_main(partial(_read, path))
     try:
         components.load_model_state(components.model_of(trainer), checkpoint.weights_of(found), str(path))
     except CheckpointError as error:
@@ -404,6 +408,10 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
     state.weights = f"{path}{epoch}"
     if chosen_by_user:
         state.loaded = state.weights
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return checkpoint.read(path / "model.pth" if path.is_dir() else path)
 
 
 def open_test(trainer: ConvnetTrainer) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import distributed
 from .errors import CheckpointError, ConfigError
 
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
@@ -40,22 +41,7 @@ class RunDir:
     """
 
     def __init__(self, logdir: str | Path, owner: type) -> None:
-        parent = Path(logdir).expanduser() / owner.__name__
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            number = max(run_numbers(parent), default=0) + 1
-            while True:
-                try:
-                    (parent / str(number)).mkdir()
-                    break
-                except FileExistsError:  # another process took the number
-                    number += 1
-        except OSError as error:
-            raise ConfigError(
-                f"_logdir is {str(logdir)!r}, but {error.filename or parent} cannot be made or written: "
-                f"{error.strerror}. Choose another place, or _logdir = None to write nothing."
-            ) from error
-        self.path = parent / str(number)
+        self.path = Path(distributed.from_main(lambda: str(_new_folder(logdir, owner))))
         self.owner = owner
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -79,6 +65,8 @@ class RunDir:
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
+        if not distributed.is_main():
+            return
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
         text = json.dumps(environment(), indent=2)
         try:
@@ -93,12 +81,33 @@ class RunDir:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
+        if not distributed.is_main():
+            return
         path = self.path / "metrics.jsonl"
         try:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(finite(entry)) + "\n")
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def _new_folder(logdir: str | Path, owner: type) -> Path:
+    parent = Path(logdir).expanduser() / owner.__name__
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max(run_numbers(parent), default=0) + 1
+        while True:
+            try:
+                (parent / str(number)).mkdir()
+                break
+            except FileExistsError:  # another process took the number
+                number += 1
+    except OSError as error:
+        raise ConfigError(
+            f"_logdir is {str(logdir)!r}, but {error.filename or parent} cannot be made or written: "
+            f"{error.strerror}. Choose another place, or _logdir = None to write nothing."
+        ) from error
+    return parent / str(number)
 
 
 def run_numbers(parent: Path) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, loop, record
+from . import checkpoint, checks, components, compute, data, distributed, loop, record, replicas, sharding
 from .config import Config
 from .errors import ConfigError, HookError
 from .settings import SETTINGS
@@ -131,6 +131,9 @@ class ConvnetTrainer:
     _evaluate_first: bool
     _load_best: bool
     _on_nonfinite: str
+    _strategy: str | None
+    _dist_timeout: float | None
+    _sync_batchnorm: bool
     train_loader: Any
     valid_loader: Any
     test_loader: Any
@@ -172,9 +175,12 @@ class ConvnetTrainer:
         self._run_state.console.verbose = self._verbose
         checks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
-        self.device = compute.resolve_device(devices[0] if devices else self.device or self._device)
+        asked = distributed.own_device(devices[0] if devices else self.device or self._device)
+        self.device = compute.resolve_device(asked)
+        distributed.start(self.device, self._dist_timeout)
         self.get_trainloader()
         self.get_testloader()
+        sharding.shard_loaders(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
@@ -183,6 +189,7 @@ class ConvnetTrainer:
         for module in (*components.modules_of(self), *components.each(self.criterion)):
             if isinstance(module, nn.Module):
                 module.to(self.device)
+        replicas.replicate(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -346,6 +353,7 @@ class ConvnetTrainer:
         record.check_loss(self)
         self.on_train_epoch_end()
         loop.fire(self, "on_train_epoch_end")
+        sharding.agree(self)
         if record.evaluation_is_due(self):
             with loop.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()
@@ -563,7 +571,7 @@ class ConvnetTrainer:
         ------
         Tensor or whatever `prediction_transform` returns
         """
-        for batch in [batches] if data.is_batch(batches) else data.batches(batches):
+        for batch in [batches] if data.is_batch(batches) else data.batches(sharding.whole(batches)):
             with loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from .. import distributed
 from ..errors import ConfigError, HookError, closest
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
             raise ConfigError(
                 f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
             )
+    if not distributed.is_main():  # one rank records
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Logger)]
     found: dict[str, list[Callable[[ConvnetTrainer], Any]]] = {}
     for event in EVENTS:
         last = "_end" in event or event == "on_exception"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +136,15 @@ class LabelMetric(MetricCallback):
             f"{type(self).__name__} got {given}; expected (N, C, ...) and (N, ...) for classes, or twice the same "
             "shape. Write prediction=lambda trainer: ... or target=lambda trainer: ..., which brings them to it."
         )
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return one state for those of several ranks, with the extremes of all."""
+        merged = super().merge(states)
+        for name, extreme in (("low", torch.minimum), ("high", torch.maximum)):
+            found = [state[name] for state in states if name in state]
+            if found:
+                merged[name] = functools.reduce(extreme, found)
+        return merged
 
     def check(self, state: dict[str, Any]) -> None:
         """Look at what `labels` has noted. Called by `compute`: here the device is read."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import data, distributed, reduction
 from ..errors import ConfigError, HookError
 from .base import Callback, CallbackOrder
 
@@ -93,6 +94,13 @@ class MetricCallback(Callback):
         """
         raise NotImplementedError(f"{type(self).__name__} has to override compute(self, state).")
 
+    def merge(self, states: Sequence[Any]) -> Any:
+        """Return one state for those of several ranks: tensors and numbers are summed, lists joined.
+
+        Override it where a state holds something else, a minimum say. Called under ``torchrun``, before `compute`.
+        """
+        return reduction.merged_state(states)
+
     def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Forget what is left of the train pass before, if that was not this one, resumed."""
         self._begin(trainer, "train")
@@ -152,7 +160,8 @@ class MetricCallback(Callback):
             trainer.outputs = None  # so that a step which sets none is not measured by those of another pass
 
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
-        if loader not in self.loaders:
+        run = trainer._run_state
+        if loader not in self.loaders or (run.skip and run.ranks is not None):  # a stand-in counts nowhere
             return
         with torch.no_grad():
             prediction, target = self._taken(trainer, loader)
@@ -176,6 +185,10 @@ class MetricCallback(Callback):
 
     def _finish(self, trainer: ConvnetTrainer, loader: str) -> None:
         state = self._states.pop(loader, None)
+        if loader in self.loaders and trainer._run_state.ranks is not None:
+            of_ranks = distributed.gather_objects(data.move(state, torch.device("cpu")))
+            used = [part for part in of_ranks if part is not None]
+            state = self.merge(used) if used else None
         if state is None:
             return
         with torch.no_grad():

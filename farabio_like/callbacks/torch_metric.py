@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..reduction import merged_metric
 from .metric import MetricCallback
 
 
@@ -59,6 +60,10 @@ class TorchMetric(MetricCallback):
         if isinstance(prediction, Tensor) and hasattr(state, "to") and getattr(state, "device", 0) != prediction.device:
             state.to(prediction.device)
         state.update(prediction, target)
+
+    def merge(self, states: Sequence[Any]) -> Any:
+        """Return one metric for those of several ranks."""
+        return merged_metric(states, f"TorchMetric({self.name!r}, ...)")
 
     def compute(self, state: Any) -> dict[str, Any]:
         """Return the metric's value, or values."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
+from .. import distributed
+
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
 REDRAW_SECONDS = 0.1
@@ -39,7 +41,7 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Print one line."""
-        if self.verbose:
+        if self.verbose and distributed.is_main():
             print(text, flush=True)
 
     def once(self, text: str) -> None:
@@ -101,7 +103,7 @@ class Console:
     def bar(self, name: str, total: int | None, epoch: str, quiet: bool = False) -> Bar | None:
         """Return a bar for one pass over a loader, None where none is wanted."""
         wanted = sys.stderr is not None and sys.stderr.isatty() if self.use_tqdm is None else self.use_tqdm
-        return Bar(f"{epoch} {name}", total) if wanted and not quiet else None
+        return Bar(f"{epoch} {name}", total) if wanted and not quiet and distributed.is_main() else None
 
 
 class Bar:
