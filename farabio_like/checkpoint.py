@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pickle
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from . import distributed
 from .errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+
+# A file that `save` wrote ends, after the archive, with this and the SHA-256 of all that comes before it. Readers of
+# zip archives, torch.load among them, look for the archive's end from the back and pass it over.
+_MARK = b"\nsha256:"
+_TRAILER = len(_MARK) + 64
+_ZIP_END = 22  # bytes of the record that ends an archive
 
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -64,6 +73,13 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a file of text at once, without waiting for the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
     if not distributed.is_main():
@@ -101,25 +117,129 @@ def _free_bytes(path: Path) -> int | str:
         return "unknown"
 
 
+class Writer:
+    """Writes checkpoints, on request in a thread of its own: one at a time, from copies of the tensors.
+
+    An error of the thread is raised by the next `write` or `finish`.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Writer:
+        return Writer()
+
+    def write(self, job: Callable[[], None], background: bool) -> None:
+        """Do a job, in the background or not, after the one under way."""
+        self.finish()
+        if not background:
+            job()
+            return
+        self._thread = threading.Thread(target=self._run, args=(job,), name="farabio_like checkpoint")
+        self._thread.start()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Wait for the job under way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def snapshot(value: Any, memo: dict[Any, Tensor] | None = None) -> Any:
+    """Return tensors and plain data as they are now: tensors are copied to the CPU, shared ones once."""
+    memo = {} if memo is None else memo
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
+        if key not in memo:
+            memo[key] = value.detach().to("cpu", copy=True)
+        return memo[key]
+    if isinstance(value, Mapping):
+        return {name: snapshot(part, memo) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(snapshot(part, memo) for part in value)
+    return value
+
+
+class _Hashed:
+    """A file whose content is hashed while it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Save a dict of tensors and plain data durably.
+    """Save a dict of tensors and plain data durably, with a checksum.
 
     Raises
     ------
     CheckpointError
         As in `write_durably`.
     """
-    write_durably(path, lambda file: torch.save(state, file))
+
+    def write(file: IO[bytes]) -> None:
+        hashed = _Hashed(file)
+        torch.save(state, hashed)  # type: ignore[arg-type]
+        file.write(_MARK + hashed.hash.hexdigest().encode())
+
+    write_durably(path, write)
 
 
-def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def _is_intact(path: Path) -> bool | None:
+    """Return whether a file has the checksum that it carries, None where it carries none."""
+    size = path.stat().st_size
+    if size <= _TRAILER:
+        return None
+    with open(path, "rb") as file:
+        file.seek(size - _TRAILER)
+        trailer = file.read()
+        if not trailer.startswith(_MARK):
+            # An archive that nothing follows, as torch.save writes it, or one whose checksum is damaged.
+            archive = zipfile.is_zipfile(path)
+            return False if archive and trailer[-_ZIP_END : -_ZIP_END + 4] != b"PK\x05\x06" else None
+        file.seek(0)
+        found, left = hashlib.sha256(), size - _TRAILER
+        while left and (part := file.read(min(left, 1 << 20))):
+            found.update(part)
+            left -= len(part)
+    return found.hexdigest().encode() == trailer[len(_MARK) :]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in the folder of its run."""
+    for path in folder.glob(".*.tmp"):
+        if path.name.split(".")[-2].isdecimal():
+            path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain data; nothing in it is run.
 
     Parameters
     ----------
     path : Path
-    device : torch.device or str
-        Where the tensors go.
+
+    Returns
+    -------
+    dict
+        Its tensors are on the CPU.
 
     Raises
     ------
@@ -135,7 +255,10 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise FileNotFoundError(f"there is no file of weights {path}; {folder} holds: {', '.join(there)}.")
     size = path.stat().st_size
     try:
-        if zipfile.is_zipfile(path):
+        intact = _is_intact(path)
+        if intact is False:
+            raise CheckpointError(f"{path} ({size} bytes) is damaged: it does not have the SHA-256 that it carries.")
+        if intact is None and zipfile.is_zipfile(path):
             # torch.load does not look at the checksums that the archive carries; a flipped byte would pass.
             with zipfile.ZipFile(path) as archive:
                 # torch reads nothing, not even an error, where a flipped bit makes an entry a folder.
@@ -144,7 +267,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
                 )
             if damaged:
                 raise CheckpointError(f"{path} ({size} bytes) is damaged: the checksum of {damaged!r} is wrong.")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
@@ -195,6 +196,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             )
     for name, allowed in (
         ("_use_tqdm", (None, True, False)),
+        ("_async_checkpoint", (True, False)),
         ("_monitor_mode", (None, "min", "max")),
         ("_on_nonfinite", ("raise", "warn")),
         ("_scheduler_step", ("epoch", "step")),
@@ -202,6 +204,12 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
             raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
+    steps, minutes = trainer._save_steps, trainer._save_minutes
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise ConfigError(f"{_class(trainer)}: _save_steps is {steps!r}; expected None or a whole number, 1 or more.")
+    a_number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
+    if minutes is not None and not (a_number and 0 < minutes < math.inf):
+        raise ConfigError(f"{_class(trainer)}: _save_minutes is {minutes!r}; expected None or a number above 0.")
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."

@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -25,6 +24,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from . import positions
 from .errors import DataError
 
 
@@ -38,24 +38,39 @@ class Items:
     loader : iterable of batches
     name : str
         ``"train"``, ``"valid"`` or ``"test"``, for messages.
+    seed : tuple, optional
+        Of the pass, see `positions.seeded`; None leaves the samples' random numbers to chance.
     """
 
-    def __init__(self, loader: Iterable[Any], name: str) -> None:
+    def __init__(self, loader: Iterable[Any], name: str, seed: tuple[Any, ...] | None = None) -> None:
         self.loader = loader
         self.name = name
+        self.seed = seed
+        self.start: positions.Start | None = None  # where a resumed pass goes on
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
+        start = self.start.batches if self.start is not None else 0
         if length_of(self.loader) and (type(self.loader) in (list, tuple) or fetcher(self.loader) is not None):
-            return enumerate(batches(self.loader))  # nothing to watch over: these cannot end early
-        return self._checked()
+            return enumerate(self._batches(), start)  # nothing to watch over: these cannot end early
+        return self._checked(start)
 
-    def _checked(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self) -> Iterator[Any]:
+        loader, start = self.loader, self.start
+        if self.seed is not None and tensors_of(getattr(loader, "dataset", None)) is None:  # tensors draw nothing
+            loader = positions.seeded(loader, self.seed)
+        if start is None:
+            return batches(loader)
+        start.taken = True
+        fetch = fetcher(loader)
+        return positions.rest(loader, start) if fetch is None else fetch(start)
+
+    def _checked(self, index: int) -> Iterator[tuple[int, Any]]:
         loader = self.loader
-        index = 0
-        iterator = batches(loader)
+        start = index
+        iterator = self._batches()
         while True:
             try:
                 batch = next(iterator)
@@ -66,7 +81,7 @@ class Items:
                         f"the {self.name} loader ended after {index} of {expected} batches: its dataset raised "
                         "StopIteration (or IndexError) for a sample that its length promises. See the error above."
                     ) from end
-                if index == 0:
+                if index == start == 0:
                     raise DataError(
                         f"the {self.name} loader gave no batch. {describe_loader(loader)} A generator can be read "
                         "only once: give a DataLoader, a list, or an object whose __iter__ starts anew."
@@ -112,13 +127,13 @@ def describe_loader(loader: Any) -> str:
     )
 
 
-def fetcher(loader: Any) -> Callable[[], Iterator[Any]] | None:
+def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
     """Return a function that iterates over the batches of `loader` faster, None where that is not exact.
 
     It exists for a plain ``DataLoader`` without workers and with default collation over a ``TensorDataset``
     (or a ``Subset`` of one, as ``random_split`` makes it), where a batch is the tensors at the batch's indices,
     and over a dataset with ``__getitems__``. Order, contents, types and the use of random numbers are those of
-    the ``DataLoader``.
+    the ``DataLoader``. The function takes a `positions.Start` where the first batches are to be passed over.
     """
     if (
         type(loader) is not DataLoader
@@ -131,19 +146,19 @@ def fetcher(loader: Any) -> Callable[[], Iterator[Any]] | None:
     ):
         return None
     dataset = loader.dataset
-    found = _tensors(dataset)
+    found = tensors_of(dataset)
     if found is None and (isinstance(dataset, IterableDataset) or not callable(getattr(dataset, "__getitems__", 0))):
         return None
 
-    def whole_batches() -> Iterator[Any]:
+    def whole_batches(start: positions.Start | None = None) -> Iterator[Any]:
         # Every DataLoader iterator draws its base seed first, whether there are workers or not.
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         if found is None:
-            for chosen in loader.batch_sampler:  # type: ignore[union-attr]
+            for chosen in positions.after(start, loader.batch_sampler or ()):
                 yield default_collate(dataset.__getitems__(chosen))  # type: ignore[attr-defined]
             return
         tensors, subset = found
-        for chosen in _index_batches(loader):
+        for chosen in positions.after(start, _index_batches(loader)):
             if isinstance(chosen, slice) and subset is None:
                 yield [tensor[chosen].clone(memory_format=torch.contiguous_format) for tensor in tensors]
             else:
@@ -153,7 +168,7 @@ def fetcher(loader: Any) -> Callable[[], Iterator[Any]] | None:
     return whole_batches
 
 
-def _tensors(dataset: Dataset[Any]) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
+def tensors_of(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
     """Return the tensors of a dataset and the indices of its subset, None where it is another kind."""
     subset = None
     while type(dataset) is Subset:

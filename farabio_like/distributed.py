@@ -50,6 +50,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def restarts() -> int:
+    """Return how often ``torchrun`` has restarted its processes after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if launched() else 0
+
+
+def job() -> str | None:
+    """Return what ``torchrun`` calls this job, the same after a restart."""
+    return os.environ.get("TORCHELASTIC_RUN_ID") if launched() else None
+
+
 def several() -> bool:
     """Return whether there is a group of more than one process."""
     return _control is not None and world_size() > 1
@@ -95,8 +105,11 @@ def start(asked: Any, timeout: float | None) -> None:
     global _control, _store
     if not launched() or _control is not None:
         return
-    limit = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    if not dist.is_initialized():
+    limit: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    if dist.is_initialized():
+        base, _, _ = next(dist.rendezvous("env://", **limit))
+        _store = dist.PrefixStore("farabio_like", base)
+    else:
         # What a group that was broken off has left in the store is not for the group that follows it.
         base, own_rank, ranks = next(dist.rendezvous("env://", **limit))
         _store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", base)
@@ -151,9 +164,9 @@ def from_main(function: Callable[[], T]) -> T:
         except Exception as error:
             broadcast_object((None, _sendable(error)))
             raise
-    value, error = broadcast_object(answer)
-    if error is not None:
-        raise error
+    value, raised = broadcast_object(answer)
+    if raised is not None:
+        raise raised
     return value
 
 
@@ -187,10 +200,21 @@ def agreed(*flags: bool) -> list[bool]:
     return [count > 0 for count in reduce_sums([float(flag) for flag in flags])]
 
 
+def store() -> Any:
+    """Return what every rank can write to and read from without the others taking part."""
+    return _store
+
+
+def raise_failure() -> None:
+    """Raise a RuntimeError if another rank has failed."""
+    if _store.check(["failure"]):
+        raise RuntimeError(f"another rank has failed: {_store.get('failure').decode()}")
+
+
 def failed(error: BaseException) -> None:
     """Note that this process ends by an exception; on a rank that only follows another one, say which it was."""
     global _failed
-    if not several() or _failed:
+    if not several() or _failed or isinstance(error, (KeyboardInterrupt, SystemExit)):  # all ranks end by a signal
         return
     _failed = True
     with contextlib.suppress(Exception):  # the store may be gone with its process

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import checks, components, data, reduction, sharding
+from . import checks, components, data, meeting, reduction, resume, saving, sharding, signals
 from .callbacks import base as events
+from .checkpoint import Writer
 from .errors import HookError, MissingPartError
 from .loggers.console import Console
 from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
+    from .positions import Start
     from .replicas import Ranks
     from .rundir import RunDir
     from .stages import Stage
@@ -76,6 +80,26 @@ class RunState:
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
+    # Where the epoch is, for a checkpoint of it.
+    phase: str | None = None  # "train" or "evaluate" in an epoch
+    batches: int = 0  # trained in this epoch
+    epoch_step: int = 0  # steps before it
+    epoch_rng: dict[str, Any] = field(default_factory=dict)
+    evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    means: RunningMeans | None = None
+    objects: MetricObjects | None = None
+    attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
+
+    # Saving and going on.
+    asked: list[str] = field(default_factory=list)  # signals, and "save", to be seen to after the step
+    notes_signals: bool = False
+    saves: list[Path] = field(default_factory=list)  # files asked for within a batch
+    next_save: float = math.inf  # the step after which a save is due
+    next_save_time: float = math.inf
+    saved_step: int = 0  # what the newest checkpoint holds
+    writer: Writer = field(default_factory=Writer)
+    resumed: dict[str, Any] | None = None  # what was read from a checkpoint, until all of it is restored
+    start: Start | None = None
 
     # Weights.
     saved: bool = False  # save_model() wrote model.pth in this run
@@ -106,7 +130,10 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
         state.lent = ()
     if state.ranks is not None:
         loader = sharding.prepared(trainer, name, loader)
-    return items if loader is None else data.Items(loader, name)
+    items = items if loader is None else data.Items(loader, name)
+    if name == "train":
+        resume.enter_epoch(trainer, items)
+    return items
 
 
 def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> Iterator[Any]:
@@ -119,6 +146,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         where = "get_testloader" if name == "test" else "get_trainloader"
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     training = name == "train"
+    if training and resume.trained_already(trainer):
+        return
     means = RunningMeans()
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
@@ -132,11 +161,17 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     bar = _bar(trainer, name, items)
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
+    if training:
+        state.means, state.objects = means, objects
+        if state.resumed is not None:
+            items = resume.go_on(trainer, items)
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
         ranks = state.ranks
         if ranks is not None:
             items = sharding.ranked(trainer, name, items)
+            if training:
+                ranks.meetings.begin()
         for item in () if state.leave or (training and state.stop) else items:
             state.item = item
             if not takes and state.lent:
@@ -161,11 +196,21 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             state.skip = False
             if bar is not None:
                 bar.tick()
-            # Several ranks end a training pass together, see sharding.ranked.
-            if (state.stop_loader or state.leave or (training and state.stop)) and not (training and ranks):
+            if training:
+                state.batches += 1
+                if ranks is not None:
+                    meeting.meet(trainer)
+                if state.asked or state.step >= state.next_save:
+                    saving.after_step(trainer)
+            elif state.asked and not nested and ranks is None:  # several ranks obey at the end of the epoch
+                signals.obey(state)
+            if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
     finally:
+        if ranks is not None and training:
+            ranks.meetings.end()
+            meeting.release(trainer)
         state.item = NOTHING
         state.loader, state.stop_loader = outer, asked
         if bar is not None:

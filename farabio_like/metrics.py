@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,12 +117,34 @@ class RunningMeans:
         totals = {name: mean.total() for name, mean in self._means.items()}
         return {name: total for name, total in totals.items() if total[1]}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means under way, not folded: they go on to the same last bit."""
+        return {name: mean.state_dict() for name, mean in self._means.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; the means that were handed out are changed in place."""
+        for name, values in state.items():
+            self[name].load_state_dict(values)
+
     def __getitem__(self, name: str) -> Mean:
         """Return the mean of one name, for a loop that adds to it without a call."""
         mean = self._means.get(name)
         if mean is None:
             mean = self._means[name] = Mean(name)
         return mean
+
+
+def merged_means(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one state of `RunningMeans` for those of several ranks."""
+    totals: dict[str, Mean] = {}
+    for state in states:
+        means = RunningMeans()
+        means.load_state_dict(state)
+        for name, (total, count) in means.totals().items():
+            mean = totals.setdefault(name, Mean(name))
+            mean.number += total
+            mean.count += count
+    return {name: mean.state_dict() for name, mean in totals.items()}
 
 
 class Mean:
@@ -163,6 +185,24 @@ class Mean:
             self.count += self.weight * len(self.waiting)
         self.waiting = []
         self.weight = next_weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain data."""
+        # One tensor for all: a file with hundreds of small ones is slow to write.
+        waiting = torch.stack([value.reshape(()) for value in self.waiting]) if self.waiting else None
+        return {
+            "count": self.count,
+            "number": self.number,
+            "tensor": self.tensor,
+            "waiting": waiting,
+            "weight": self.weight,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.count, self.number, self.tensor = state["count"], state["number"], state["tensor"]
+        self.waiting = list(state["waiting"].unbind()) if state["waiting"] is not None else []
+        self.weight = state["weight"]
 
     def compute(self) -> float | None:
         """Return the mean, None when no sample was added."""
@@ -213,6 +253,32 @@ class MetricObjects:
         # A step without outputs may have updated a metric by itself.
         return {name: m for name, m in self.metrics.items() if self.updated or getattr(m, "update_called", False)}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was added so far: the states of torchmetrics objects, the ``state_dict`` of others."""
+        found = {}
+        for name, metric in self.metrics.items():
+            parts = _torchmetrics(metric)
+            if parts:
+                found[name] = {
+                    key: {"count": part._update_count, "values": {n: getattr(part, n) for n in part._defaults}}
+                    for key, part in parts.items()
+                }
+            elif hasattr(metric, "state_dict"):
+                found[name] = metric.state_dict()
+        return {"updated": self.updated, "metrics": found}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.updated = state.get("updated", False)
+        for name, values in state.get("metrics", {}).items():
+            metric = self.metrics.get(name)
+            for key, part in _torchmetrics(metric).items():
+                part._update_count, part._computed = values[key]["count"], None
+                for attribute, value in values[key]["values"].items():
+                    setattr(part, attribute, _to(value, part.device))
+            if metric is not None and not _torchmetrics(metric):
+                metric.load_state_dict(values)
+
     def compute(self) -> dict[str, Any]:
         """Return every metric over what was added: a float, or a list of floats for one value per class."""
         values: dict[str, Any] = {}
@@ -221,3 +287,13 @@ class MetricObjects:
             for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
                 values[str(key)] = part
         return values
+
+
+def _torchmetrics(metric: Any) -> dict[str, Any]:
+    """Return the torchmetrics objects in a metric: itself, or the parts of a collection."""
+    modules = metric.named_modules() if isinstance(metric, torch.nn.Module) else ()
+    return {name: part for name, part in modules if hasattr(part, "_defaults") and hasattr(part, "_update_count")}
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)

@@ -6,9 +6,9 @@ These are functions of a trainer, not methods, so that no name of a subclass can
 from __future__ import annotations
 
 import operator
+import re
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,36 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoint, checks, components, distributed, loop, replicas, rundir, sharding
+from . import (
+    checkpoint,
+    checks,
+    components,
+    distributed,
+    loop,
+    meeting,
+    nonfinite,
+    replicas,
+    resume,
+    rundir,
+    saving,
+    signals,
+)
 from .callbacks import base as events
-from .errors import CheckpointError, ConfigError, HookError, NonFiniteError, closest
+from .errors import CheckpointError, ConfigError, DataError, HookError, closest
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
+from .rng import get_state
 from .settings import SETTINGS
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
 
-def open_run(trainer: ConvnetTrainer) -> None:
-    """Check all that can be known, make the run folder, print the header."""
+def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
+    """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
     state.stop = state.leave = False
+    state.resumed, state.phase = None, None
     state.item = loop.NOTHING
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     checks.before_training(trainer)
@@ -42,9 +57,14 @@ def open_run(trainer: ConvnetTrainer) -> None:
     state.listeners = events.listeners(trainer.callbacks)
     if trainer._stages is not None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
+    resume_from = resume_from or distributed.from_main(lambda: resume.of_this_job(trainer))
+    if resume_from:
+        _resume(trainer, resume_from)
     first = first_epoch(trainer)
-    if state.done is not None and first > trainer._num_epochs and trainer._stages is None:
+    if state.resumed is None and state.done is not None and first > trainer._num_epochs and trainer._stages is None:
         trainer._num_epochs = state.done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    saving.plan(trainer)
+    state.attributes_before = resume.attributes(trainer)
     while state.history and state.history[-1]["epoch"] >= first:
         state.history.pop()  # an epoch that was interrupted at its end, and is trained again
     if trainer._logdir is not None and state.run is None:
@@ -59,6 +79,37 @@ def open_run(trainer: ConvnetTrainer) -> None:
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
     state.running = "train"
+
+
+def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
+    """Find the checkpoint to go on from, and the folder: its own, unless that run has come further since."""
+    state = trainer._run_state
+    found = distributed.from_main(lambda: resume.find(trainer, resume_from))
+    if found is None:
+        return
+    saved, path = found
+    resume.take_over(trainer, saved, path)
+    folder = path.parent.parent
+
+    def newest() -> bool:
+        there = resume.checkpoints(folder) if path.parent.name == "checkpoints" else []
+        whole_run = resume_from is True or Path(resume_from).expanduser().is_dir()
+        return bool(there) and (whole_run or there[0].samefile(path))
+
+    if trainer._logdir is not None and distributed.from_main(newest):
+        state.run = rundir.RunDir.at(folder, type(trainer))
+        trainer.run_dir = folder
+        if distributed.is_main():
+            checkpoint.sweep(path.parent)
+            state.run.rewind(state.history)
+    state.saved_step = state.step
+    if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
+        state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
+    elif saved["run"]["finished"] and resume_from is True and saved["run"]["num_epochs"] >= trainer._num_epochs:
+        state.stop = True
+        state.console.line(
+            f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
+        )
 
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
@@ -76,26 +127,38 @@ def last_epoch(trainer: ConvnetTrainer) -> int:
 def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     """Yield once per stage that is left, once in a run without stages."""
     state = trainer._run_state
-    if trainer._evaluate_first and state.done is None and evaluation_is_due(trainer, first=True):
+    if (
+        trainer._evaluate_first
+        and state.done is None
+        and state.resumed is None
+        and evaluation_is_due(trainer, first=True)
+    ):
         trainer.evaluate_epoch()
         if state.run is not None:
             state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
     if trainer._stages is None:
+        resume.restore(trainer)
         yield
         return
+    if state.stop or first_epoch(trainer) > trainer._num_epochs:
+        resume.restore(trainer, weights_only=True)
     end = trainer._start_epoch - 1
     for stage in trainer._stages:
         end += stage.num_epochs
-        if state.stop or state.leave or first_epoch(trainer) > end:
+        # A stage that was resumed at its end has still to run its on_stage_end.
+        goes_on = state.resumed is not None and state.resumed["run"]["stage"] == stage.name
+        if state.stop or state.leave or (first_epoch(trainer) > end and not goes_on):
             continue
         state.stage, state.stage_end = stage, end
         state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
         vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
-        state.best = None  # another loss, maybe another metric
+        if not goes_on:
+            state.best = None  # another loss, maybe another metric
         state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
         trainer.on_stage_start()
         loop.fire(trainer, "on_stage_start")
+        resume.restore(trainer)
         yield
         trainer.on_stage_end()
         loop.fire(trainer, "on_stage_end")
@@ -116,7 +179,19 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
     state.trained, state.loaded = True, None
+    state.phase, state.batches, state.start = "train", 0, None
+    resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
+    state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
+    state.epoch_rng = get_state(trainer.train_loader, trainer.valid_loader, trainer.test_loader)
     trainer.epoch_metrics = {}
+
+
+def training_ends(trainer: ConvnetTrainer) -> bool:
+    """Return whether the hooks at the end of the training batches are due; check the loss before."""
+    if trainer._run_state.resumed is not None:
+        return False
+    nonfinite.check_loss(trainer)
+    return True
 
 
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
@@ -150,10 +225,11 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     if state.done == trainer._epoch:
         return
-    sharding.agree(trainer)
+    meeting.agree(trainer)
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         record_epoch(trainer)  # a subclass with a train_epoch of its own
     state.done = trainer._epoch
+    state.phase, state.means, state.objects = None, None, None
     entry = state.history[-1]
     for part in ("train", "valid"):
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
@@ -161,10 +237,13 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     best = not state.left_early and _is_best(trainer, entry)
     if state.run is not None:
         last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
-        if best or last or trainer._epoch % trainer._save_epoch == 0:
-            _save(trainer, state.run, best)
+        if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
+            saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
+            saving.plan(trainer)
         state.run.append({**entry, "best": best})
     state.console.epoch(entry, trainer._num_epochs, best)
+    state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
+    signals.obey(state)
 
 
 def _schedulers(trainer: ConvnetTrainer) -> list[Any]:
@@ -228,83 +307,7 @@ def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
     return False
 
 
-def checkpoint_state(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return what a checkpoint holds: weights, averages of callbacks, and what they belong to."""
-    state = trainer._run_state
-    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == trainer._epoch else {}
-    averages = {name: callback.model_state(trainer) for name, callback in _averaging(trainer).items()}
-    return {
-        "format": checkpoint.FORMAT,
-        "class": type(trainer).__qualname__,
-        "epoch": trainer._epoch,
-        "step": state.step,
-        "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
-        "model": components.model_state(components.model_of(trainer)),
-        "averages": {name: average for name, average in averages.items() if average},
-    }
-
-
-def _averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return the callbacks that average weights, by a name that is the same in the next run."""
-    found: dict[str, Any] = {}
-    for callback in components.each(trainer.callbacks, list):
-        callback = getattr(callback, "callback", callback)  # inside a wrapper
-        if hasattr(callback, "model_state"):
-            name = type(callback).__name__
-            found[f"{name}-{len(found) + 1}" if name in found else name] = callback
-    return found
-
-
-def _save(trainer: ConvnetTrainer, run: rundir.RunDir, best: bool) -> None:
-    if components.modules_of(trainer) and weights_are_finite(trainer):
-        checkpoint.save(checkpoint_state(trainer), run.last)
-        if best:
-            checkpoint.link_durably(run.last, run.best)
-
-
-def weights_are_finite(trainer: ConvnetTrainer) -> bool:
-    """Return whether every weight is; the last good files stay where one is not.
-
-    Raises
-    ------
-    NonFiniteError
-        Unless ``_on_nonfinite`` is ``"warn"``.
-    """
-    bad = [name for name, p in components.named_parameters(trainer) if not p.detach().isfinite().all()]
-    if bad:
-        _nonfinite(trainer, f"{len(bad)} parameters are not finite after epoch {trainer._epoch}, the first is {bad[0]}")
-    return not bad
-
-
-def check_loss(trainer: ConvnetTrainer) -> None:
-    """Report a mean training loss that is NaN or infinite.
-
-    Raises
-    ------
-    NonFiniteError
-        Unless ``_on_nonfinite`` is ``"warn"``.
-    """
-    loss = trainer.epoch_metrics.get("train", {}).get("loss", 0.0)
-    if loss - loss != 0:
-        named = list(components.named_parameters(trainer))
-        bad = [name for name, parameter in named if not parameter.detach().isfinite().all()]
-        first = f", the first is {bad[0]}" if bad else ""
-        _nonfinite(
-            trainer,
-            f"the training loss of epoch {trainer._epoch} (up to step {trainer._run_state.step}) is {loss}, with lr "
-            f"{components.learning_rates(trainer.optimizer)}; {len(bad)} of {len(named)} parameters are not finite"
-            f"{first}",
-        )
-
-
-def _nonfinite(trainer: ConvnetTrainer, problem: str) -> None:
-    message = (
-        f"{type(trainer).__name__}: {problem}. Lower the learning rate, clip the gradients, check the inputs for NaN, "
-        "or set self._on_nonfinite = 'warn' to go on. Nothing of this epoch is saved."
-    )
-    if trainer._on_nonfinite == "raise":
-        raise NonFiniteError(message)
-    warnings.warn(message, stacklevel=6)
+_KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: .*|exited unexpectedly.*)")
 
 
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
@@ -317,8 +320,12 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     steps: list[Callable[[], Any]] = [trainer.on_train_end]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     if error is not None:
-        steps[:0] = [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
-    else:
+        steps[:0] = [
+            *(partial(listener, trainer) for listener in state.listeners.get("on_exception", ())),
+            partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
+        ]
+    steps.append(state.writer.finish)
+    if error is None:
         steps.append(partial(_close_run, trainer))
     first = error
     for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
@@ -332,8 +339,17 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
                 traceback.print_exception(further)
     _leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
+    state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
     if error is None and first is not None:
         raise first
+    if isinstance(error, RuntimeError) and (found := _KILLED_WORKER.search(str(error))):
+        raise DataError(
+            f"a worker of a loader died in epoch {trainer._epoch}, at step {state.step}: {found.group()} Its memory "
+            "may have run out (fewer workers, smaller batches, more shared memory), or the dataset crashed: "
+            "num_workers=0 shows where."
+        ) from error
+    if error is None:
+        signals.obey(state)
 
 
 def _close_run(trainer: ConvnetTrainer) -> None:
@@ -342,7 +358,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     if trainer._load_best and state.run is not None and distributed.from_main(state.run.best.is_file):
         load(trainer, state.run.best)
     if state.run is not None and state.history:
-        if not state.saved and components.modules_of(trainer) and weights_are_finite(trainer):
+        if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
             checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
         _draw_curves(trainer, state.run)
     closing = []
@@ -401,7 +417,7 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
         written = f"\nWritten by {then}, read by {type(trainer).__name__}." if then else ""
         raise CheckpointError(f"{error}{written}") from None
     averages = found.get("averages", {}) if "format" in found else {}
-    for name, callback in _averaging(trainer).items():
+    for name, callback in resume.averaging(trainer).items():
         if name in averages:
             callback.load_model_state(trainer, averages[name])
     epoch = f", epoch {found['epoch']}" if "format" in found else ""

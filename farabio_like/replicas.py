@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import components, distributed
 from .errors import ConfigError
+from .meeting import Meetings
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -27,11 +28,16 @@ class Ranks:
         Number of ranks.
     weight : float
         The samples of this rank over those of all ranks.
+    meetings : Meetings
+    held : list
+        What this rank wants when the ranks meet.
     """
 
     def __init__(self) -> None:
         self.count = distributed.world_size()
         self.weight = 1 / self.count
+        self.meetings = Meetings()
+        self.held: list[Any] = []
 
     def share(self, samples: int, on_all: int) -> None:
         """Note the samples of a step."""
@@ -142,15 +148,15 @@ def replicate(trainer: "ConvnetTrainer") -> None:
     for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
         value = own[name]
         if isinstance(value, nn.Module):
-            own[name] = _wrapped(trainer, name, value, covered)
+            own[name] = _wrapped(trainer, state.ranks, name, value, covered)
         elif isinstance(value, MutableMapping):
             for key in list(value):
                 if isinstance(value[key], nn.Module):
-                    value[key] = _wrapped(trainer, f"{name}[{key!r}]", value[key], covered)
+                    value[key] = _wrapped(trainer, state.ranks, f"{name}[{key!r}]", value[key], covered)
         elif isinstance(value, list):
             for index, part in enumerate(value):
                 if isinstance(part, nn.Module):
-                    value[index] = _wrapped(trainer, f"{name}[{index}]", part, covered)
+                    value[index] = _wrapped(trainer, state.ranks, f"{name}[{index}]", part, covered)
     _check_optimizers(trainer, covered)
 
 
@@ -162,7 +168,7 @@ def _replicas(own: dict[str, Any]) -> list[Replica]:
     return found
 
 
-def _wrapped(trainer: "ConvnetTrainer", name: str, module: nn.Module, covered: set[int]) -> nn.Module:
+def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
     parameters = list(module.parameters())
     if isinstance(module, DistributedDataParallel) or (parameters and all(id(p) in covered for p in parameters)):
         return module
@@ -178,7 +184,7 @@ def _wrapped(trainer: "ConvnetTrainer", name: str, module: nn.Module, covered: s
                 dist.broadcast(tensor, src=0)
         return module
     module.to(trainer.device)
-    return Replica(module, trainer._run_state.ranks, trainer.device)
+    return Replica(module, ranks, trainer.device)
 
 
 def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:

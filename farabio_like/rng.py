@@ -1,4 +1,4 @@
-"""Random numbers that are drawn beside a run: the run then goes on with those that it would have drawn."""
+"""Random numbers: the state of every generator as plain data, and drawing beside a run without a trace in it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,71 @@ import numpy as np
 import torch
 
 
-@contextlib.contextmanager
-def preserved_rng(*loaders: Any) -> Iterator[None]:
-    """Give the random generators of Python, NumPy, torch, its devices and of these loaders their states back.
+def get_state(*loaders: Any, devices: bool = True) -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy, torch, its devices and of these loaders.
 
     Parameters
     ----------
     *loaders : iterable of batches
         The generators of a ``DataLoader`` and of its samplers.
+    devices : bool
+        Whether those of torch's other devices are wanted.
+
+    Returns
+    -------
+    dict
+        Tensors and plain data.
     """
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    own = [(generator, generator.get_state()) for loader in loaders for generator in _generators(loader)]
+    version, words, gauss = random.getstate()
+    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        # Not the array's own memory: numpy goes on drawing from it.
+        "numpy": [
+            algorithm,
+            torch.tensor(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+        "loaders": [generator.get_state() for loader in loaders for generator in _generators(loader)],
+    }
+    if devices and torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if devices and torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_state(state: dict[str, Any] | None, *loaders: Any) -> None:
+    """Give the generators the states that `get_state` returned for the same loaders; None changes nothing."""
+    if state is None:
+        return
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    generators = [generator for loader in loaders for generator in _generators(loader)]
+    for generator, own in zip(generators, state["loaders"], strict=False):
+        generator.set_state(own)
+    if "cuda" in state and torch.cuda.is_available():
+        # The devices may be fewer than they were.
+        for device, own in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+            torch.cuda.set_rng_state(own, device)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
+@contextlib.contextmanager
+def preserved_rng(*loaders: Any, devices: bool = True) -> Iterator[None]:
+    """Give every generator that `get_state` knows its state back."""
+    state = get_state(*loaders, devices=devices)
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
-        for generator, state in own:
-            generator.set_state(state)
+        set_state(state, *loaders)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from . import distributed
+from .checkpoint import write_text
 from .errors import CheckpointError, ConfigError
 
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
@@ -43,6 +44,13 @@ class RunDir:
     def __init__(self, logdir: str | Path, owner: type) -> None:
         self.path = Path(distributed.from_main(lambda: str(_new_folder(logdir, owner))))
         self.owner = owner
+
+    @classmethod
+    def at(cls, path: Path, owner: type) -> RunDir:
+        """Return the folder of a run that goes on."""
+        found = cls.__new__(cls)
+        found.path, found.owner = path, owner
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Give a copy of a trainer no folder: its next run gets one of its own."""
@@ -78,6 +86,24 @@ class RunDir:
                 f"the run folder {self.path} cannot be written: {error.strerror or error}. "
                 "Make room, or choose another place by _logdir."
             ) from error
+
+    def rewind(self, history: list[dict[str, Any]]) -> None:
+        """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
+
+        Other lines stay; one that was cut off in the middle goes.
+        """
+        path = self.path / "metrics.jsonl"
+        there: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                there.append(json.loads(line))
+            except ValueError:
+                continue
+        epochs = {entry["epoch"] for entry in history}
+        kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
+        known = {entry.get("epoch") for entry in kept if "train" in entry}
+        kept += [finite(entry) for entry in history if entry["epoch"] not in known]
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
@@ -147,6 +173,8 @@ def environment() -> dict[str, Any]:
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
         "git_commit": _git_commit(),
+        "torchrun_job": distributed.job(),
+        "processes": distributed.world_size(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

@@ -12,6 +12,9 @@ SETTINGS: dict[str, Any] = {
     "_has_eval": True,  # evaluate ...
     "_eval_interval": 1,  # ... every so many epochs
     "_save_epoch": 1,  # write checkpoints/last.ckpt every so many epochs
+    "_save_steps": None,  # ... and every so many steps
+    "_save_minutes": None,  # ... and after the first step after so many minutes
+    "_async_checkpoint": False,  # write checkpoints in a thread, while the run goes on
     "_data_parallel": None,  # True or a list of CUDA devices: torch.nn.DataParallel
     "_device": "auto",  # "auto", "cpu", "cuda:1", "mps", ...
     "_next_loop": False,  # set in on_evaluate_batch_start: skip this batch

@@ -189,13 +189,6 @@ def shard_loaders(trainer: ConvnetTrainer) -> None:
             setattr(trainer, name, found.setdefault(id(loader), shard(loader)))
 
 
-def agree(trainer: ConvnetTrainer) -> None:
-    """Stop on every rank what was asked to stop on any of them."""
-    state = trainer._run_state
-    if state.ranks is not None:
-        state.stop, state.leave = distributed.agreed(state.stop, state.leave)
-
-
 def prepared(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     """Return the sharded loader for a pass; hooks may have set another one since the trainer was built."""
     shard_loaders(trainer)
@@ -217,7 +210,10 @@ def ranked(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator
     before = getattr(sampler, "plan", None)
     iterator = iter(items)
     item = next(iterator, _END)
-    plan = getattr(sampler, "plan", None)
+    plan: Any = getattr(sampler, "plan", None)
+    if name == "train":
+        for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
+            plan.popleft()  # batches of a resumed pass that were trained before
     if item is not _END and plan is not before and plan:
         yield from _planned(trainer, name == "train", item, iterator, plan)
     elif name == "train":
@@ -229,35 +225,31 @@ def ranked(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator
 
 def _planned(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any], plan: Any) -> Iterator[Any]:
     """Yield items whose shares are known from the sampler, so nothing has to be sent."""
-    state = trainer._run_state
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
     while item is not _END:
-        samples, on_all = plan.popleft() if plan else (1, state.ranks.count)
+        samples, on_all = plan.popleft() if plan else (1, ranks.count)
         if training:
-            state.ranks.share(samples, on_all)
+            ranks.share(samples, on_all)
         if training or samples:
             state.skip = not samples
             yield item
-            if training and (state.stop or state.leave or state.stop_loader):
-                return
         item = next(items, _END)
 
 
 def _agreed(trainer: ConvnetTrainer, item: Any, items: Iterator[Any]) -> Iterator[Any]:
     """Yield items of which each rank knows its own alone: before each step all tell how many samples they have."""
-    state = trainer._run_state
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
     last = _END
     while True:
         samples = trainer.batch_size_of(data.batch_of(item)) if item is not _END else 0
-        asked = (state.stop, state.leave, state.stop_loader)
-        on_all, there, bare, *flags = distributed.reduce_sums(
-            [float(n) for n in (samples, item is not _END, item is last is _END, *asked)]
-        )
-        if not there or any(flags):
-            state.stop, state.leave, state.stop_loader = (bool(flag) for flag in flags)
+        on_all, there, bare = distributed.reduce_sums([samples, item is not _END, item is last is _END])
+        if not there:
             return
         if bare:  # some rank has had no item yet, and takes its stand-in from the first one that has
             last = next(one for one in distributed.gather_objects(item) if one is not _END)
-        state.ranks.share(samples, int(on_all))
+        ranks.share(samples, int(on_all))
         state.skip = item is _END
         last = last if item is _END else item
         yield last

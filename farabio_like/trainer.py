@@ -14,7 +14,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import checkpoint, checks, components, compute, data, distributed, loop, record, replicas, sharding
+from . import (
+    checkpoint,
+    checks,
+    components,
+    compute,
+    data,
+    distributed,
+    loop,
+    meeting,
+    record,
+    replicas,
+    resume,
+    saving,
+    sharding,
+    signals,
+)
 from .config import Config
 from .errors import ConfigError, HookError
 from .settings import SETTINGS
@@ -116,6 +131,9 @@ class ConvnetTrainer:
     _has_eval: bool
     _eval_interval: int
     _save_epoch: int
+    _save_steps: int | None
+    _save_minutes: float | None
+    _async_checkpoint: bool
     _data_parallel: Any
     _device: Any
     _next_loop: bool
@@ -288,11 +306,18 @@ class ConvnetTrainer:
 
     # ---------------------------------------------------------------- training
 
-    def train(self) -> list[dict[str, Any]]:
+    def train(self, resume: bool | str | Path = False) -> list[dict[str, Any]]:
         """Train from ``_start_epoch`` to ``_num_epochs``.
 
         Called again, it goes on counting: after `stop_train` with the epochs that are left, else with as many
-        again.
+        again. Ctrl-C and SIGTERM end it after the running step, which is saved; SIGUSR1 saves and goes on.
+
+        Parameters
+        ----------
+        resume : bool or path
+            True goes on with the newest run of this class that did not finish; where there is none, a new one
+            starts. A path, of a checkpoint or of a run's folder, goes on with that. The run continues after the
+            last step that was saved, with the weights, random numbers and metrics of a run that never stopped.
 
         Returns
         -------
@@ -303,18 +328,21 @@ class ConvnetTrainer:
         ------
         HookError, ConfigError, DataError
             Before the first step, for what can be known then. What a hook raises comes out unchanged.
+        FileNotFoundError, CheckpointError
+            If there is nothing to resume at the path, or nothing intact.
         """
-        record.open_run(self)
-        try:
-            self.on_train_start()
-            loop.fire(self, "on_train_start")
-            self.start_logger()
-            for _ in record.stage_by_stage(self):
-                self.train_loop()
-        except BaseException as error:
-            record.end_run(self, error)
-            raise
-        record.end_run(self)
+        with signals.noted(self._run_state):
+            record.open_run(self, resume)
+            try:
+                self.on_train_start()
+                loop.fire(self, "on_train_start")
+                self.start_logger()
+                for _ in record.stage_by_stage(self):
+                    self.train_loop()
+            except BaseException as error:
+                record.end_run(self, error)
+                raise
+            record.end_run(self)
         return self._run_state.history
 
     def on_train_start(self) -> None:
@@ -350,10 +378,11 @@ class ConvnetTrainer:
         loop.fire(self, "on_train_epoch_start")
         for item in loop.follow(self, "train", self.train_epoch_iter):
             self.train_batch(item)
-        record.check_loss(self)
-        self.on_train_epoch_end()
-        loop.fire(self, "on_train_epoch_end")
-        sharding.agree(self)
+        if record.training_ends(self):  # a resumed epoch may have come to its evaluation before
+            self.on_train_epoch_end()
+            loop.fire(self, "on_train_epoch_end")
+        meeting.agree(self)
+        resume.begin_evaluation(self)
         if record.evaluation_is_due(self):
             with loop.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()
@@ -493,7 +522,7 @@ class ConvnetTrainer:
                 self.load_parallel_model()
             else:
                 self.load_model()
-            with loop.evaluation(self):
+            with signals.noted(state), loop.evaluation(self):
                 self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
                 self.on_test_start()
                 loop.fire(self, "on_test_start")
@@ -775,13 +804,15 @@ class ConvnetTrainer:
         return target
 
     def save_checkpoint(self, path: str | Path) -> Path:
-        """Save the weights with what they belong to: class, epoch, step, metrics, averages of callbacks.
+        """Save everything that the next step depends on; `train` goes on from it by ``resume=path``.
+
+        Asked for within a training batch, it is done when the batch's hooks and callbacks are.
 
         Returns
         -------
         Path
         """
-        checkpoint.save(record.checkpoint_state(self), Path(path))
+        saving.save_checkpoint(self, Path(path))
         return Path(path)
 
     def load_model(self, path: str | Path | None = None) -> None:

@@ -516,7 +516,9 @@ def test_a_loss_of_one_element_in_brackets_is_fine():
 def test_a_loader_that_cannot_be_read(part, loader, found):
     trainer = Steps()
     setattr(trainer, f"{part}_loader", loader)
-    refused(DataError, trainer, f"self.{part}_loader is", found, "expected an iterable of batches", "DataLoader(dataset")
+    refused(
+        DataError, trainer, f"self.{part}_loader is", found, "expected an iterable of batches", "DataLoader(dataset"
+    )
 
 
 @pytest.mark.parametrize("several", [False, True])

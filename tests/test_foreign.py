@@ -172,7 +172,7 @@ def test_weights_that_are_not_finite_replace_nothing(mode):
         warnings.simplefilter("always")
         trainer.train()
     text = str(caught.value) if mode == "raise" else str(caught[0].message)
-    assert "1 parameters are not finite after epoch 2, the first is bias" in text
+    assert "1 parameters are not finite in epoch 2, the first is bias" in text
     files = [trainer.run_dir / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
     assert [torch.load(file, weights_only=True)["epoch"] for file in files] == [1, 1]
     assert not (trainer.run_dir / "model.pth").exists()

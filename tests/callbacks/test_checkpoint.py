@@ -26,7 +26,7 @@ OWN = ["best.ckpt", "last.ckpt"]
 
 
 def files(trainer):
-    names = sorted(path.name for path in (trainer.run_dir / "checkpoints").iterdir())
+    names = sorted(path.name for path in (trainer.run_dir / "checkpoints").glob("*.ckpt"))
     return [name for name in names if name not in OWN]
 
 
@@ -41,7 +41,9 @@ def test_keeps_the_best():
     trainer = run(VALUES, callback)
     assert files(trainer) == ["epoch-0004-accuracy-0.9000.ckpt", "epoch-0006-accuracy-0.8000.ckpt"]
     assert [path.name for path in callback.files] == files(trainer)
-    assert sorted(path.name for path in (trainer.run_dir / "checkpoints").iterdir()) == sorted([*OWN, *files(trainer)])
+    assert sorted(path.name for path in (trainer.run_dir / "checkpoints").glob("*.ckpt")) == sorted(
+        [*OWN, *files(trainer)]
+    )
 
 
 class Listing(Callback):

@@ -259,7 +259,11 @@ def files():
     trainer.save_model("kept.pth")
     result = trainer.test()
     print("the script's own line")
-    return {"test": result, "folder": str(trainer.run_dir), "predictions": len(list(trainer.predict(trainer.test_loader)))}
+    return {
+        "test": result,
+        "folder": str(trainer.run_dir),
+        "predictions": len(list(trainer.predict(trainer.test_loader))),
+    }
 
 
 def failing():

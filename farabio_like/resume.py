@@ -1,0 +1,593 @@
+"""The whole state of a run: what a checkpoint holds, how a run goes on from one, and which one it takes.
+
+These are functions of a trainer, not methods, so that no name of a subclass can meet theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint, components, distributed, positions, rng
+from .errors import CheckpointError, ConfigError
+from .metrics import merged_means, plain_metrics
+from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+# Attributes of a trainer that are stored by themselves, or belong to the batch under way.
+_NOT_COMPONENTS = {
+    *("config", "callbacks", "history", "model", "metrics", "device", "run_dir", "loggers", "_run_state", "_stages"),
+    *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
+    *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
+}
+LARGEST_ATTRIBUTE = 100_000  # entries; a longer list of a subclass is data, not a record of the run
+
+
+# ---------------------------------------------------------------- what a checkpoint holds
+
+
+def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return everything that the next step depends on, as tensors and plain data.
+
+    The tensors are those that the run goes on changing: write them, or copy them, before the next step.
+
+    Raises
+    ------
+    ConfigError
+        For a part whose state holds something else, with its name.
+    """
+    state = trainer._run_state
+    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == trainer._epoch else {}
+    averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    return {
+        "format": checkpoint.FORMAT,
+        "class": type(trainer).__qualname__,
+        "epoch": trainer._epoch,
+        "step": state.epoch_step + state.batches if state.phase is not None else state.step,
+        "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
+        "model": components.model_state(components.model_of(trainer)),
+        "averages": {name: average for name, average in averages.items() if average},
+        "run": {
+            "num_epochs": trainer._num_epochs,
+            "finished": state.phase is None and (trainer._epoch >= trainer._num_epochs or state.stop or state.leave),
+            "done": state.done,
+            "stage": state.stage.name if state.stage is not None else None,
+            "best": list(state.best) if state.best is not None else None,
+            "history": plain(state.history, "history"),
+            "components": {
+                name: {"class": type(part).__qualname__, "state": plain(_state_dict(part), name)}
+                for name, part in _components(trainer).items()
+            },
+            "callbacks": [
+                [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
+                for callback in components.each(trainer.callbacks, list, tuple)
+            ],
+            "attributes": _changed_attributes(trainer),
+            "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*_loaders(trainer)),
+            "epoch": _epoch_under_way(trainer),
+            "made_with": _made_with(trainer),
+            "config": storable(trainer.config.to_dict()),
+        },
+    }
+
+
+def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
+    """Return the position in the epoch, None at its end."""
+    state = trainer._run_state
+    if state.phase is None:
+        return None
+    loader = trainer.train_loader
+    return {
+        "phase": state.phase,
+        "batches": state.batches,
+        "rng": state.epoch_rng,
+        "seconds": perf_counter() - state.epoch_started,
+        "schedulers": list(state.scheduler_marks),
+        "metrics": plain(trainer.epoch_metrics, "epoch_metrics"),
+        "means": state.means.state_dict() if state.means is not None else {},
+        "objects": state.objects.state_dict() if state.objects is not None else {},
+        "loader": plain(loader.state_dict(), "train_loader") if positions.is_stateful(loader) else None,
+    }
+
+
+def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what each of several ranks has for itself: random numbers, and what it has measured."""
+    state = trainer._run_state
+    return {
+        "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*_loaders(trainer)),
+        "means": state.means.state_dict() if state.means is not None else {},
+        "objects": state.objects.state_dict() if state.objects is not None else {},
+        "callbacks": [
+            [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
+            for callback in components.each(trainer.callbacks, list, tuple)
+        ],
+    }
+
+
+def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint as this rank needs it: with its own random numbers and measurements.
+
+    Where there were more or fewer ranks, the first one takes over what all of them had measured in the epoch.
+    """
+    run = saved["run"]
+    parts = run.get("ranks") or [{"rng": run["rng"], **(run["epoch"] or {})}]
+    ranks, rank = distributed.world_size(), distributed.rank()
+    if len(parts) == ranks:
+        own = parts[rank]
+    elif rank:
+        own = {"rng": None, "means": {}, "objects": {}, "callbacks": []}
+    else:
+        own = {**parts[0], "means": merged_means([part.get("means", {}) for part in parts])}
+    epoch = run["epoch"]
+    if epoch is not None:
+        epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
+        if rank:
+            epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
+    callbacks = own.get("callbacks", run["callbacks"])
+    return {**saved, "run": {**run, "rng": own["rng"], "epoch": epoch, "callbacks": callbacks}}
+
+
+def _state_dict(part: Any) -> Any:
+    return components.plain_state(part) if isinstance(part, nn.Module) else part.state_dict()
+
+
+def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the callbacks that average weights, by a name that is the same in the next run."""
+    found: dict[str, Any] = {}
+    for callback in components.each(trainer.callbacks, list, tuple):
+        callback = getattr(callback, "callback", callback)  # inside a wrapper
+        if hasattr(callback, "model_state"):
+            name = type(callback).__name__
+            found[f"{name}-{len(found) + 1}" if name in found else name] = callback
+    return found
+
+
+def _components(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
+
+    A module counts where the run may change it: it is a criterion, or has trainable parameters that the model
+    does not have.
+    """
+    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+    first = ("optimizer", "scheduler", "criterion")
+    names = [*first, *(name for name in vars(trainer) if name not in first)]
+    seen: set[int] = set()
+    found: dict[str, Any] = {}
+    for name in names:
+        value = vars(trainer).get(name)
+        if name in _NOT_COMPONENTS or isinstance(value, Tensor):
+            continue
+        parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
+        for where, part in (parts or dict(components.named(value, name))).items():
+            if id(part) in seen or isinstance(part, type) or not _has_state(part):
+                continue
+            seen.add(id(part))
+            if isinstance(part, nn.Module):
+                own = [p for p in part.parameters() if id(p) not in known]
+                if not (any(p.requires_grad for p in own) or (name == "criterion" and part.state_dict())):
+                    continue
+            found[where] = part
+    return found
+
+
+def _has_state(part: Any) -> bool:
+    return all(callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the attributes of a subclass that are numbers, strings, or lists and dicts of them, copied."""
+    found = {}
+    for name, value in vars(trainer).items():
+        if name not in SETTINGS and name not in _NOT_COMPONENTS and _is_record(value, [LARGEST_ATTRIBUTE]):
+            found[name] = copy.deepcopy(value)
+    return found
+
+
+def _is_record(value: Any, room: list[int]) -> bool:
+    room[0] -= 1
+    if type(value) is dict:
+        return room[0] > 0 and all(type(key) in _PLAIN and _is_record(part, room) for key, part in value.items())
+    if type(value) in (list, tuple):
+        return room[0] > 0 and all(_is_record(part, room) for part in value)
+    return room[0] > 0 and type(value) in _PLAIN
+
+
+def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
+    before = trainer._run_state.attributes_before
+    return {name: value for name, value in attributes(trainer).items() if name not in before or before[name] != value}
+
+
+def _loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
+    return trainer.train_loader, trainer.valid_loader, trainer.test_loader
+
+
+def plain(value: Any, where: str) -> Any:
+    """Return `value` with containers and NumPy's numbers made plain.
+
+    Raises
+    ------
+    ConfigError
+        For anything that ``torch.load(weights_only=True)`` would not read back.
+    """
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, (torch.dtype, torch.device, torch.Size)):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {_key(key, where): plain(part, f"{where}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (bool, int, float, str)):  # an enum, say
+        return next(base(value) for base in (bool, int, float, str) if isinstance(value, base))
+    raise ConfigError(
+        f"the state of {where} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold; expected "
+        "tensors and plain data. Return such from state_dict()."
+    )
+
+
+def _key(key: Any, where: str) -> Any:
+    return key if type(key) in _PLAIN else plain(key, f"a key of {where}")
+
+
+def storable(value: Any) -> Any:
+    """Return plain data for a configuration; what is none appears as its ``repr``."""
+    if isinstance(value, Mapping):
+        return {str(key): storable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if type(value) in _PLAIN else repr(value)
+
+
+def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what a resumed run should have in common with this one."""
+    from . import __version__
+
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "farabio_like": __version__,
+        "batch size": getattr(trainer.train_loader, "batch_size", None),
+        "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
+    }
+    for where, optimizer in components.named(trainer.optimizer, "optimizer"):
+        defaults = getattr(optimizer, "defaults", {})
+        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if _is_record(value, [100])}
+    return storable(found)
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+# ---------------------------------------------------------------- going on
+
+
+def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> None:
+    """Take over the counters and the history of a run, before any hook; `restore` does the rest."""
+    state, run = trainer._run_state, saved["run"]
+    if saved["class"] != type(trainer).__qualname__:
+        state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
+    state.resumed = saved = _own_part(saved)
+    run = saved["run"]
+    state.step, state.done = saved["step"], run["done"]
+    state.best = tuple(run["best"]) if run["best"] is not None else None
+    state.history[:] = copy.deepcopy(run["history"])
+    trainer._epoch = saved["epoch"]
+    position = run["epoch"]
+    where = f"the end of epoch {saved['epoch']}"
+    if position is not None:
+        phase = f"batch {position['batches']}" if position["phase"] == "train" else "the training batches"
+        where = f"{phase} of epoch {saved['epoch']}"
+    state.console.line(f"resuming from {path}: after {where}, step {state.step}")
+    if path.name == CRASH and position is not None:
+        state.console.line("  written after an error: its random numbers may not be those of a run without it")
+    now = _made_with(trainer)
+    differences = [
+        f"{name} was {run['made_with'][name]}, is {now[name]}"
+        for name in now
+        if name in run["made_with"] and run["made_with"][name] != now[name]
+    ]
+    if differences:
+        state.console.line("  different now (an optimizer keeps what it had): " + "; ".join(differences))
+
+
+def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
+    """Give all parts the state of the checkpoint, once they have been built for the stage that it belongs to."""
+    state = trainer._run_state
+    saved = state.resumed
+    if saved is None:
+        return
+    run = saved["run"]
+    if weights_only:
+        run = {**run, "components": {}}
+    components.load_model_state(components.model_of(trainer), saved["model"], "the checkpoint")
+    _load_components(trainer, run["components"])
+    for name, callback in averaging(trainer).items():
+        if name in saved["averages"]:
+            callback.load_model_state(trainer, saved["averages"][name])
+    state.trained, state.loaded = True, None
+    _load_records(trainer, run)
+    position = run["epoch"]
+    rng.set_state(run["rng"] if position is None else position["rng"], *_loaders(trainer))
+    if position is None:
+        state.resumed = None
+
+
+def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
+    there = _components(trainer) if saved else {}
+    fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
+    if fresh or gone:
+        trainer._run_state.console.line(
+            f"  not in the checkpoint, as built: {', '.join(fresh) or 'nothing'}; "
+            f"in the checkpoint only, left out: {', '.join(gone) or 'nothing'}"
+        )
+    for name, part in there.items():
+        if name in saved:
+            then, values = saved[name]["class"], saved[name]["state"]
+            if then != type(part).__qualname__:
+                raise CheckpointError(
+                    f"self.{name} was a {then} when the checkpoint was written, now it is a {type(part).__qualname__}. "
+                    "Build the same, or load the weights alone: load_model(path)."
+                )
+            _load_component(name, part, values)
+
+
+def _load_component(name: str, part: Any, values: Any) -> None:
+    if isinstance(part, nn.Module):
+        components.load_model_state(part, values, f"the checkpoint, for self.{name},")
+        return
+    if isinstance(part, torch.optim.Optimizer):
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        for index, entry in values["state"].items():
+            for key, value in entry.items():
+                if not isinstance(value, Tensor) or value.dim() == 0 or index >= len(parameters):
+                    continue
+                if value.shape != parameters[index].shape and key not in ("step",):
+                    raise CheckpointError(
+                        f"self.{name}: the checkpoint's {key!r} for parameter {index} has the shape "
+                        f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
+                    )
+    try:
+        # A copy: an optimizer takes the tensors that it is given, and changes them.
+        part.load_state_dict(copy.deepcopy(values))
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"self.{name} cannot take its state from the checkpoint: {error}") from error
+
+
+def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
+    """Give callbacks and the subclass's own attributes what they had."""
+    waiting = list(run["callbacks"])
+    for callback in components.each(trainer.callbacks, list, tuple):
+        found = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
+        if found is not None:
+            waiting.remove(found)
+            if found[1]:
+                callback.load_state_dict(copy.deepcopy(found[1]))
+    vars(trainer).update(copy.deepcopy(run["attributes"]))
+
+
+def enter_epoch(trainer: ConvnetTrainer, items: Any) -> None:
+    """Tell the prepared items of an epoch that is resumed where to go on, before the hook that may wrap them."""
+    state = trainer._run_state
+    position = state.resumed["run"]["epoch"] if state.resumed is not None else None
+    if position is None:
+        return
+    state.epoch_rng = position["rng"]
+    state.epoch_started = perf_counter() - position["seconds"]
+    state.scheduler_marks = list(position["schedulers"])
+    if position["phase"] == "train" and position["batches"]:
+        start = positions.Start(
+            position["batches"], lambda: _ready(trainer), position["loader"], trainer._run_state.console.once
+        )
+        state.start = start
+        if hasattr(items, "start"):
+            items.start = start
+
+
+def _ready(trainer: ConvnetTrainer) -> None:
+    """Give the random numbers the state of the checkpoint, once."""
+    state = trainer._run_state
+    if state.resumed is not None:
+        rng.set_state(state.resumed["run"]["rng"], *_loaders(trainer))
+        state.resumed = None
+
+
+def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
+    """Yield the items of an epoch that were not trained before; the metrics of those that were come back."""
+    state = trainer._run_state
+    assert state.resumed is not None and state.means is not None and state.objects is not None
+    run, start = state.resumed["run"], state.start
+    _load_records(trainer, run)  # again: hooks that start an epoch begin new records
+    state.means.load_state_dict(run["epoch"]["means"])
+    state.objects.load_state_dict(run["epoch"]["objects"])
+    state.batches = run["epoch"]["batches"]
+    state.start = None
+    if start is None:  # stopped before the first batch of the epoch
+        state.resumed = None
+        yield from items
+        return
+    iterator = iter(items)
+    first = next(iterator, None)
+    if start.taken:
+        if first is not None:
+            yield first
+    else:  # items of the subclass's own
+        start.say(f"{start.batches} items are read again and dropped, to go on where the run stopped")
+        for _ in range(start.batches - 1):
+            next(iterator, None)
+    _ready(trainer)
+    yield from iterator
+
+
+def trained_already(trainer: ConvnetTrainer) -> bool:
+    """Return whether a resumed epoch had come to its evaluation; its training metrics are given back then."""
+    state = trainer._run_state
+    position = state.resumed["run"]["epoch"] if state.resumed is not None else None
+    if position is None or position["phase"] != "evaluate":
+        return False
+    assert state.resumed is not None
+    _load_records(trainer, state.resumed["run"])
+    trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+    trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
+    state.batches = position["batches"]
+    return True
+
+
+def begin_evaluation(trainer: ConvnetTrainer) -> None:
+    """Note that the training of an epoch is complete, for a save while it is evaluated."""
+    state = trainer._run_state
+    _ready(trainer)
+    state.phase = "evaluate"
+    state.evaluation_rng = rng.get_state(*_loaders(trainer))
+
+
+# ---------------------------------------------------------------- which checkpoint
+
+LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"
+
+
+def of_this_job(trainer: ConvnetTrainer) -> Path | None:
+    """Return the folder of the run that ``torchrun`` has restarted, None for a first start, or without a checkpoint."""
+    if not distributed.restarts() or trainer._logdir is None:
+        return None
+    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
+    folders = [path for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        try:
+            job = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("torchrun_job")
+        except (OSError, ValueError):
+            continue
+        if job == distributed.job():
+            return folder if checkpoints(folder) else None
+    return None
+
+
+def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | None:
+    """Return the state to go on from and its file, None where there is none yet.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    resume : True or path
+        True: of the newest run of this class that did not finish, else of the newest one. A path: a checkpoint,
+        or the folder of a run. Of a run its newest checkpoint that is intact.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a path that is not there.
+    CheckpointError
+        If there are checkpoints and none can be used.
+    """
+    if resume is not True:
+        path = Path(resume).expanduser()
+        if path.is_dir():
+            return _newest(trainer, path)
+        return _read(path), path
+    if trainer._logdir is None:
+        raise ConfigError("train(resume=True) looks in the log folder, and _logdir is None. Give a path.")
+    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
+    finished: Path | None = None
+    runs = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
+    for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
+        if not checkpoints(folder):
+            continue
+        if _index(folder).get("finished"):
+            finished = finished or folder
+            continue
+        found = _newest(trainer, folder)
+        if not found[0]["run"]["finished"]:
+            return found
+        finished = finished or folder
+    if finished is not None:
+        return _newest(trainer, finished)
+    trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run's folder, the newest first."""
+    inner = folder / "checkpoints"
+    files = list((inner if inner.is_dir() else folder).glob("*.ckpt"))
+    known = _index(folder).get("files", {})
+
+    def age(path: Path) -> tuple[Any, ...]:
+        status = path.stat()
+        entry = known.get(path.name, {})
+        current = entry.get("size") == status.st_size and entry.get("changed") == status.st_mtime_ns
+        return (entry["step"] if current else -1, status.st_mtime_ns, path.name == LAST)
+
+    # By the steps that the index knows where it knows all of them, else by the files' times.
+    ages = {path: age(path) for path in files}
+    by_step = all(key[0] >= 0 for key in ages.values())
+    return sorted(files, key=lambda path: ages[path] if by_step else ages[path][1:], reverse=True)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """Return what ``checkpoints/index.json`` says; it is a hint, and may be missing, damaged or out of date."""
+    try:
+        found = json.loads((folder / "checkpoints" / INDEX).read_text(encoding="utf-8"))
+        files = found["files"]
+        sound = isinstance(files, dict) and all(type(entry.get("step")) is int for entry in files.values())
+        return found if sound else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
+    """Note the names of a new checkpoint in the index. Not synced to the disk: nothing is lost with a hint."""
+    inner = folder / "checkpoints"
+    files = {name: entry for name, entry in _index(folder).get("files", {}).items() if (inner / name).is_file()}
+    for path in paths:
+        status = path.stat()
+        files[path.name] = {
+            "step": saved["step"],
+            "epoch": saved["epoch"],
+            "size": status.st_size,
+            "changed": status.st_mtime_ns,
+        }
+    index = {"finished": bool(saved["run"]["finished"]), "files": files}
+    checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
+
+
+def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:
+    there = checkpoints(folder)
+    problems = []
+    for path in there:
+        try:
+            found = _read(path)
+        except (CheckpointError, OSError) as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            trainer._run_state.console.once(f"passed over: {problem}")
+        return found, path
+    if not there:
+        raise FileNotFoundError(f"{folder} holds no checkpoint to resume from.")
+    raise CheckpointError(f"none of the {len(there)} checkpoints in {folder} can be used:\n" + "\n".join(problems))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = checkpoint.read(path)
+    if "run" not in found:
+        raise CheckpointError(f"{path} holds weights alone, from which no run can go on; load them: load_model(path).")
+    return found

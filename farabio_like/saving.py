@@ -1,0 +1,112 @@
+"""When a run writes its checkpoints, and into which files."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from . import checkpoint, components, distributed, nonfinite, resume, signals
+from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+
+def plan(trainer: ConvnetTrainer) -> None:
+    """Note when the next save within an epoch is due."""
+    state = trainer._run_state
+    state.next_save, state.next_save_time = math.inf, math.inf
+    if trainer._save_steps is not None:
+        state.next_save = (state.step // trainer._save_steps + 1) * trainer._save_steps
+    if trainer._save_minutes is not None:
+        state.next_save = state.step + 1  # the clock is looked at after every step
+        state.next_save_time = perf_counter() + 60 * trainer._save_minutes
+
+
+def after_step(trainer: ConvnetTrainer) -> None:
+    """Write what is due, now that a step is complete with its callbacks and metrics; then end if a signal asks it."""
+    state = trainer._run_state
+    asked = [name for name in state.asked if name in signals.NAMES]
+    saves, state.saves = state.saves, []
+    # Of several ranks the first one's clock counts, see meeting.meet.
+    due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
+    if trainer._save_steps is not None and state.step % trainer._save_steps == 0:
+        due = True
+    if due and state.run is not None:
+        saves.insert(0, state.run.last)
+    if saves:
+        write(trainer, saves)
+    if due:
+        plan(trainer)
+    elif state.step >= state.next_save:
+        state.next_save = state.step + 1
+    state.asked = [name for name in asked if name != "SIGUSR1"]
+    signals.obey(state)
+
+
+def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> None:
+    """Write one checkpoint under these names, unless the weights are not finite; all ranks call it, or one alone."""
+    if not components.modules_of(trainer) or not nonfinite.weights_are_finite(trainer):
+        return
+    state = trainer._run_state
+    saved = resume.state_of(trainer)
+    if together and state.ranks is not None:
+        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+    if not distributed.is_main():
+        return
+    # In the background, copies of the tensors are written: the run goes on changing the tensors themselves.
+    held = checkpoint.snapshot(saved) if trainer._async_checkpoint else saved
+    run = state.run
+
+    def job() -> None:
+        first, *others = paths
+        checkpoint.save(held, first)
+        for other in others:
+            checkpoint.link_durably(first, other)
+        if run is not None and first.parent == run.last.parent:
+            resume.write_index(run.path, held, paths)
+
+    state.writer.write(job, trainer._async_checkpoint)
+    if run is not None and paths[0].parent == run.last.parent:
+        state.saved_step = saved["step"]
+
+
+def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
+    """Do what `ConvnetTrainer.save_checkpoint` says."""
+    state = trainer._run_state
+    if state.running == "train" and state.phase == "train" and state.loader is not None:
+        state.saves.append(path)
+        state.asked.append("save")
+    else:
+        saved = resume.state_of(trainer)
+        if state.ranks is not None:
+            saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        checkpoint.save(saved, path)
+        if distributed.is_main() and state.run is not None and path.parent == state.run.last.parent:
+            resume.write_index(state.run.path, saved, [path])
+
+
+def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
+    """After an error, save the last complete step; into a file of its own, unless a signal ended the run.
+
+    What goes wrong here is printed: the error that ends the run comes out.
+    """
+    state = trainer._run_state
+    stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
+    at_once = isinstance(error, KeyboardInterrupt) and not stopped  # a second Ctrl-C
+    if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
+        return
+    try:
+        if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
+            return
+        name = resume.LAST if stopped else resume.CRASH
+        write(trainer, [state.run.last.with_name(name)], together=False)
+        if not stopped:
+            state.console.line(f"what was trained until the error is in {state.run.last.with_name(name)}")
+    except Exception as further:
+        print("another error, while saving after the one that ends the run:", file=sys.stderr)
+        traceback.print_exception(further)

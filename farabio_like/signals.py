@@ -1,0 +1,69 @@
+"""Signals that ask a run to save or to end: noted when they come, obeyed where a step is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .loop import RunState
+
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+
+
+@contextlib.contextmanager
+def noted(state: RunState) -> Iterator[None]:
+    """Note signals in ``state.asked`` instead of obeying them at once; a second Ctrl-C stops at once.
+
+    Handlers that were there before are called too, and are in force again afterwards. What the process
+    ignores stays ignored. Python allows handlers in the main thread only; elsewhere nothing is noted.
+    """
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGINT" and name in state.asked:
+            state.asked.remove(name)
+            raise KeyboardInterrupt
+        if name not in state.asked:
+            state.asked.append(name)
+        previous = before[number]
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)
+
+    if threading.current_thread() is threading.main_thread() and not state.notes_signals:
+        for name in NAMES:
+            number = getattr(signal, name, None)
+            # None: a handler that Python did not set, and could not set again.
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.getsignal(number)
+                signal.signal(number, note)
+        state.notes_signals = bool(before)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if before:
+            state.notes_signals = False
+            state.asked = [name for name in state.asked if name not in NAMES]
+
+
+def obey(state: RunState) -> None:
+    """End the run if a signal asked for it, after a save.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C.
+    SystemExit
+        With the status 143, after SIGTERM.
+    """
+    if "SIGINT" in state.asked:
+        raise KeyboardInterrupt
+    if "SIGTERM" in state.asked:
+        raise SystemExit(143)
