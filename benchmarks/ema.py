@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from farabio_like import ConvnetTrainer
-from farabio_like.callbacks.averaging import EMA
+from farabio_like.callbacks.ema import EMA
 
 BOUND = 1.1
 DECAY = 0.999

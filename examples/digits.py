@@ -3,7 +3,8 @@
     python examples/digits.py
 
 Trains a small convolutional network on scikit-learn's 1,797 real 8x8 images for 8 epochs (some seconds on
-two CPU cores), tests the best epoch, and leaves curves and a grid of predictions in the run folder.
+two CPU cores), tests the best epoch, and leaves pictures and a report in the run folder: curves, the confusion
+matrix, bars per class, and a grid of predictions.
 """
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from farabio_like import ConvnetTrainer, plots
+from farabio_like.callbacks import ConfusionMatrix, PrecisionRecallF1
 
 
 class Digits(ConvnetTrainer):
@@ -38,11 +40,18 @@ class Digits(ConvnetTrainer):
         )  # fmt: skip
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-3)
+        self.callbacks = [ConfusionMatrix(), PrecisionRecallF1(loaders=("valid",))]
 
     def compute_loss(self):
         self.outputs = self.model(self.inputs)
         self.batch_metrics["accuracy"] = (self.outputs.argmax(1) == self.targets).float().mean()
         return self.criterion(self.outputs, self.targets)
+
+    def on_test_end(self):
+        images, targets = next(iter(self.test_loader))
+        predicted = next(self.predict(images)).argmax(1).cpu()
+        grid = plots.prediction_grid(images[:48], predicted[:48], targets[:48])
+        plots.save(grid, self.run_dir / "plots" / "predictions.png")
 
 
 if __name__ == "__main__":
@@ -50,11 +59,4 @@ if __name__ == "__main__":
     trainer = Digits()
     trainer.train()
     result = trainer.test()
-
-    images, targets = next(iter(trainer.test_loader))
-    images, targets = images[:48], targets[:48]
-    predicted = next(trainer.predict(images)).argmax(1).cpu()
-    titles = [f"{p}" if p == t else f"{p}, is {t}" for p, t in zip(predicted, targets, strict=True)]
-    grid = plots.image_grid(images, titles, wrong=(predicted != targets).tolist())
-    plots.save(grid, trainer.run_dir / "plots" / "predictions.png")
-    print(f"test accuracy {result['accuracy']:.4f}")
+    print(f"test accuracy {result['accuracy']:.4f}, report in {trainer.run_dir / 'report.html'}")

@@ -1,13 +1,137 @@
-"""Where a run computes: the device and the parallel wrappers."""
+"""Where and how a run computes: the device, the parallel wrappers, compiling, determinism, seeds.
+
+How a step is made (precision, accumulation, clipping) is in `farabio_like.stepping`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import math
+import operator
+import os
+import random
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from . import components
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def check_settings(trainer: ConvnetTrainer) -> None:
+    """Raise a ConfigError for a setting of this module, or of a step, with a value that is not allowed."""
+    cls = type(trainer).__name__
+    if trainer._precision not in PRECISIONS:
+        raise ConfigError(f"{cls}: _precision is {trainer._precision!r}; expected one of {PRECISIONS}.")
+    if not _is_whole(trainer._accumulation_steps) or trainer._accumulation_steps < 1:
+        raise ConfigError(
+            f"{cls}: _accumulation_steps is {trainer._accumulation_steps!r}; expected a whole number of batches, 1 or "
+            "more. Write self._accumulation_steps = 4."
+        )
+    for name in ("_clip_norm", "_clip_value"):
+        value = getattr(trainer, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
+        if value is not None and not number:
+            raise ConfigError(
+                f"{cls}: {name} is {value!r}; expected None or a number above 0. Write self.{name} = 1.0."
+            )
+    if trainer._clip_norm is not None and trainer._clip_value is not None:
+        raise ConfigError(
+            f"{cls}: _clip_norm is {trainer._clip_norm!r} and _clip_value is {trainer._clip_value!r}; gradients are "
+            "clipped by one of them. Leave the other one None."
+        )
+    for name in ("_channels_last", "_deterministic", "_prefetch"):
+        if not isinstance(getattr(trainer, name), bool):
+            raise ConfigError(f"{cls}: {name} is {getattr(trainer, name)!r}; expected True or False.")
+    if trainer._seed is not None and not (_is_whole(trainer._seed) and 0 <= trainer._seed < 2**32):
+        raise ConfigError(
+            f"{cls}: _seed is {trainer._seed!r}; expected None or a whole number from 0 to below 2**32. "
+            "Write self._seed = 0."
+        )
+    if not isinstance(trainer._compile, (bool, Mapping)):
+        raise ConfigError(
+            f"{cls}: _compile is {trainer._compile!r}; expected True, False, or a dict of arguments of torch.compile. "
+            "Write self._compile = {'mode': 'reduce-overhead'}."
+        )
+    if trainer._compile is not False and trainer._data_parallel:
+        raise ConfigError(
+            f"{cls}: _compile and _data_parallel are both set, but DataParallel copies the model to the devices anew "
+            "for every batch, which would be compiled anew too. Leave one of them out."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor, np.ndarray))
+
+
+def seed_everything(seed: int | None) -> None:
+    """Seed the random generators of Python, NumPy and torch with all its devices; None leaves them alone."""
+    if seed is not None:
+        seed = operator.index(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+def prepare_modules(trainer: ConvnetTrainer) -> None:
+    """Move models and criteria to the device, into channels_last, and compile the models, as the settings say.
+
+    A model is compiled in place (``Module.compile``), so it stays what it is, and its keys stay plain.
+    """
+    models = components.modules_of(trainer)
+    for module in (*models, *components.each(trainer.criterion)):
+        if isinstance(module, nn.Module):
+            module.to(trainer.device)
+            if trainer._channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if trainer._compile is not False:
+        arguments = {} if trainer._compile is True else dict(trainer._compile)
+        for module in models:
+            module.compile(**arguments)
+
+
+def make_deterministic() -> tuple[Any, ...]:
+    """Let torch use deterministic algorithms only; return what `restore_determinism` needs.
+
+    See torch's notes on reproducibility: https://docs.pytorch.org/docs/stable/notes/randomness.html.
+    """
+    cudnn = torch.backends.cudnn
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (*algorithms, cudnn.deterministic, cudnn.benchmark, os.environ.get(_CUBLAS))
+    if torch.cuda.is_available():
+        os.environ.setdefault(_CUBLAS, ":4096:8")  # read when cuBLAS starts in this process
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    return before
+
+
+def restore_determinism(before: tuple[Any, ...]) -> None:
+    """Put back what `make_deterministic` has changed."""
+    algorithms, warn_only, deterministic, benchmark, workspace = before
+    torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+    if workspace is None:
+        os.environ.pop(_CUBLAS, None)
+
+
+@contextlib.contextmanager
+def determinism(on: bool) -> Iterator[None]:
+    """Use deterministic algorithms only inside, where `on`."""
+    before = make_deterministic() if on else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            restore_determinism(before)
 
 
 def resolve_device(asked: Any) -> torch.device:
@@ -58,7 +182,8 @@ def device_list(data_parallel: Any) -> list[int] | None:
     """
     if data_parallel is None or isinstance(data_parallel, bool):
         return None
-    if not isinstance(data_parallel, (list, tuple)) or not all(type(index) is int for index in data_parallel):
+    listed = isinstance(data_parallel, (list, tuple)) and all(type(index) is int for index in data_parallel)
+    if not listed or not data_parallel:
         raise ConfigError(
             f"_data_parallel is {data_parallel!r}; expected None, True, False or a list of device numbers, [0, 1] say."
         )
@@ -69,6 +194,23 @@ def device_list(data_parallel: Any) -> list[int] | None:
     return indices
 
 
-def data_parallel(module: nn.Module, devices: list[int] | None) -> nn.Module:
-    """Wrap `module` for several GPUs of this process; without a GPU the wrapper just calls it."""
-    return module if isinstance(module, nn.DataParallel) else nn.DataParallel(module, device_ids=devices)
+def data_parallel(module: nn.Module, devices: list[int] | None, device: torch.device) -> nn.Module:
+    """Wrap `module` for several GPUs of this process; on another device than a GPU the wrapper just calls it.
+
+    Parameters
+    ----------
+    module : nn.Module
+    devices : list of int or None
+        CUDA indices; None for all that are visible.
+    device : torch.device
+        Where the module and the batches are: the first of the GPUs.
+    """
+    if isinstance(module, nn.DataParallel):
+        return module
+    if device.type == "cuda" and devices is None:
+        others = [index for index in range(torch.cuda.device_count()) if index != device.index]
+        devices = [device.index, *others]
+    wrapped = nn.DataParallel(module, device_ids=devices)
+    if device.type != "cuda":
+        wrapped.device_ids = []  # the user asked for the CPU on a machine with GPUs
+    return wrapped

@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping
+from datetime import date, time, timedelta
+from enum import Enum
+from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+
 from .errors import ConfigError, MissingKeyError, closest
+from .stages import Stage
 
 
 class Config:
@@ -23,7 +30,9 @@ class Config:
     Raises
     ------
     ConfigError
-        For a source that holds no named values (a string, a number, a list).
+        For a source that holds no named values (a string, a number, a list), and for a value that cannot be
+        written down with the run: a module, an open file, a lambda. Classes and functions of a module are written
+        down by their names.
 
     Notes
     -----
@@ -35,6 +44,7 @@ class Config:
     def __init__(self, source: Any = None) -> None:
         object.__setattr__(self, "_source", source)
         for key, value in _named_values(source).items():
+            _check(value, str(key))
             self.__dict__[str(key)] = Config(value) if _is_config(value) else value
 
     def __getattr__(self, name: str) -> Any:
@@ -50,6 +60,7 @@ class Config:
         return self.__dict__[name] if name in self.__dict__ else self.__getattr__(str(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        _check(value, name)
         self.__dict__[name] = value
 
     __setitem__ = __setattr__
@@ -98,6 +109,33 @@ class Config:
 
 
 Mapping.register(Config)
+
+_STORABLE = (
+    *(type(None), bool, int, float, complex, str, bytes, Enum, PurePath, date, time, timedelta, range, Config, Stage),
+    *(np.generic, np.ndarray, np.dtype, torch.Tensor, torch.dtype, torch.device, torch.Size),
+)
+
+
+def _check(value: Any, key: str) -> None:
+    """Raise a ConfigError for a value that is no plain data, and has no name by which it can be written down."""
+    if isinstance(value, Mapping) or _is_config(value):
+        for name, part in _named_values(value).items():
+            _check(part, f"{key}.{name}")
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, part in enumerate(value):
+            _check(part, f"{key}[{index}]")
+    elif not isinstance(value, _STORABLE) and not _has_a_name(value):
+        raise ConfigError(
+            f"config has under '{key}' a {type(value).__name__}, which cannot be written down with the run; expected "
+            "numbers, strings, paths, lists or dicts of them. Make such objects in build_model or get_trainloader, "
+            "or set them as attributes."
+        )
+
+
+def _has_a_name(value: Any) -> bool:
+    """Return whether a class or function can be found again by its module and name."""
+    name = getattr(value, "__qualname__", None)
+    return isinstance(name, str) and "<lambda>" not in name and isinstance(getattr(value, "__module__", None), str)
 
 
 def _is_config(value: Any) -> bool:

@@ -220,45 +220,51 @@ def _is_permutation(sampler: RandomSampler) -> bool:
     return not sampler.replacement and sampler.num_samples == len(sampler.data_source) > 0  # type: ignore[arg-type]
 
 
-def move(batch: Any, device: torch.device) -> Any:
+def move(batch: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
     """Return `batch` with every tensor on `device`.
 
     Tuples, named tuples, lists, mappings and dataclasses keep their types; an object with a ``to`` method
-    is asked to move itself; anything else is passed on unchanged. Copies to a GPU do not block.
+    is asked to move itself; anything else is passed on unchanged. Copies to a GPU do not block. Tensors with four
+    dimensions get the memory format, if one is given.
     """
     if isinstance(batch, Tensor):
+        if memory_format is not None and batch.dim() == 4:
+            return batch.to(device, non_blocking=True, memory_format=memory_format)
         return batch if batch.device == device else batch.to(device, non_blocking=True)
     kind = type(batch)
     if kind is list or kind is tuple:
-        parts = [p if type(p) is Tensor and p.device == device else move(p, device) for p in batch]
+        parts = [
+            p if type(p) is Tensor and p.device == device and memory_format is None else move(p, device, memory_format)
+            for p in batch
+        ]
         return parts if kind is list else tuple(parts)
     if batch is None or kind in (str, bytes, int, float, bool):
         return batch
     if isinstance(batch, PackedSequence):
         return batch.to(device)  # type: ignore[arg-type]
     if isinstance(batch, tuple):
-        parts = [move(part, device) for part in batch]
+        parts = [move(part, device, memory_format) for part in batch]
         return kind(*parts) if hasattr(batch, "_fields") else kind(parts)
     moved: Any
     if isinstance(batch, list):
         moved = copy.copy(batch)
-        moved[:] = [move(part, device) for part in batch]
+        moved[:] = [move(part, device, memory_format) for part in batch]
         return moved
     if isinstance(batch, dict):
         moved = copy.copy(batch)
         for key, part in batch.items():
-            moved[key] = move(part, device)
+            moved[key] = move(part, device, memory_format)
         return moved
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         moved = copy.copy(batch)
         for field in dataclasses.fields(batch):
             # Not setattr: the class may be frozen.
-            object.__setattr__(moved, field.name, move(getattr(batch, field.name), device))
+            object.__setattr__(moved, field.name, move(getattr(batch, field.name), device, memory_format))
         return moved
     if callable(getattr(batch, "to", None)):
         return batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: move(part, device) for key, part in batch.items()}
+        return {key: move(part, device, memory_format) for key, part in batch.items()}
     return batch
 
 

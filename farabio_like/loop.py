@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import checks, components, data, meeting, reduction, resume, saving, sharding, signals
+from . import checks, components, data, meeting, prefetch, reduction, resume, saving, sharding, signals
+from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
 from .errors import HookError, MissingPartError
-from .loggers.console import Console
+from .loggers.console import Bar, Console, Heartbeat
 from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
+from .pictures import Worker
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .replicas import Ranks
     from .rundir import RunDir
     from .stages import Stage
+    from .stepping import Stepping
     from .trainer import ConvnetTrainer
 
 
@@ -51,6 +54,7 @@ class RunState:
     """What the base remembers of a run, in one attribute of the trainer."""
 
     console: Console = field(default_factory=Console)
+    pictures: Worker = field(default_factory=Worker)
     run: RunDir | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     running: str | None = None  # "train" or "test" while that method runs
@@ -67,6 +71,7 @@ class RunState:
     stop: bool = False
     leave: bool = False
     stop_loader: bool = False
+    further: bool = False  # evaluate_loader() reads one that is not the run's own
 
     # Counting.
     step: int = 0
@@ -77,6 +82,12 @@ class RunState:
     epoch_started: float = 0.0
     scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
     left_early: bool = False  # this epoch's evaluation was
+    # The steps of the optimizers; None where every batch is one plain step.
+    stepping: Stepping | None = None
+    moved: bool = True  # the batch under way has moved the weights
+    missed: int = 0  # batches before it that have not
+    late: bool = False  # the weights were moved once more after the pass's last batch
+    determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
@@ -130,7 +141,8 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
         state.lent = ()
     if state.ranks is not None:
         loader = sharding.prepared(trainer, name, loader)
-    items = items if loader is None else data.Items(loader, name)
+    seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
+    items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
         resume.enter_epoch(trainer, items)
     return items
@@ -158,13 +170,21 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     measured = bool(objects.metrics) or _BATCH_ENDS.get(name) in state.listeners
     # Where the default hook takes every batch, nothing of the last one can be left over.
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
-    bar = _bar(trainer, name, items)
+    bar, heartbeat = _progress(trainer, name, items)
+    done, look = 0, 0 if heartbeat is None else 1
+    stepping = steps.bind(trainer)
+    if not training:
+        stepping = None
+    elif stepping is not None:
+        left = data.length_of(items)
+        stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     if training:
         state.means, state.objects = means, objects
         if state.resumed is not None:
             items = resume.go_on(trainer, items)
+    items = prefetch.ahead(trainer, items)
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
         ranks = state.ranks
@@ -182,6 +202,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
+                if stepping is not None:
+                    stepping.next_batch(trainer)
             yield item
             batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
             values = trainer.batch_metrics
@@ -204,6 +226,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                     saving.after_step(trainer)
             elif state.asked and not nested and ranks is None:  # several ranks obey at the end of the epoch
                 signals.obey(state)
+            done += 1
+            if done == look and heartbeat is not None:
+                look = heartbeat.look(done)
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
@@ -215,6 +240,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         state.loader, state.stop_loader = outer, asked
         if bar is not None:
             bar.close()
+    if stepping is not None:
+        stepping.end_pass(trainer)
     if ranks is None:
         trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
     else:
@@ -283,10 +310,13 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _bar(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Any:
-    quiet = type(items).__name__.startswith("tqdm")  # a subclass shows a bar of its own
+def _progress(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> tuple[Bar | None, Heartbeat | None]:
+    state, total = trainer._run_state, data.length_of(items)
+    if type(items).__name__.startswith("tqdm"):  # a subclass shows a bar of its own
+        return None, None
     epoch = f"epoch {trainer._epoch}/{trainer._num_epochs}" if name != "test" else ""
-    return trainer._run_state.console.bar(name, data.length_of(items), epoch, quiet)
+    timed = state.running == "train"
+    return state.console.bar(name, total, epoch, timed=timed), state.console.heartbeat(name, total, epoch, timed)
 
 
 def return_batch(trainer: ConvnetTrainer) -> None:
@@ -358,7 +388,8 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
     state, own = trainer._run_state, vars(trainer)
     held = (*BATCH_ATTRIBUTES, "loader_metrics", "valid_loader", "valid_epoch_iter", "epoch_metrics")
     kept = {name: own[name] for name in held if name in own}
-    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader")}
+    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader", "further")}
+    state.further = True
     trainer.valid_loader, trainer.epoch_metrics, trainer.batch_metrics = loader, {}, {}
     try:
         with preserved_rng(loader):
@@ -373,6 +404,20 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def averages(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Let the model hold the averages of a callback, as an evaluation does, unless a batch is under way.
+
+    There the step may have begun with the weights, and its backward pass needs them unchanged.
+    """
+    with contextlib.ExitStack() as stack:
+        if trainer._run_state.item is NOTHING:
+            for callback in components.each(trainer.callbacks, list, tuple):
+                if hasattr(callback, "applied"):
+                    stack.enter_context(callback.applied(trainer))
+        yield
+
+
+@contextlib.contextmanager
 def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     """Make `batch` the item under way, outside any loop."""
     state = trainer._run_state
@@ -383,6 +428,7 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
     state.item = (0, batch)
+    steps.bind(trainer)
     try:
         yield
     finally:

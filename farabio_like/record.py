@@ -21,15 +21,18 @@ from . import (
     checkpoint,
     checks,
     components,
+    compute,
     distributed,
     loop,
     meeting,
     nonfinite,
+    pictures,
     replicas,
     resume,
     rundir,
     saving,
     signals,
+    stepping,
 )
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, DataError, HookError, closest
@@ -74,10 +77,14 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad and not components.is_lazy(p))
+    size = f"{known:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
     epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
-    state.console.line(f"{type(trainer).__name__}: {known:,} parameters on {trainer.device}, {epochs}")
+    state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
+    stepping.bind(trainer)
+    state.determinism = compute.make_deterministic() if trainer._deterministic else None
     state.running = "train"
 
 
@@ -241,6 +248,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
             saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
             saving.plan(trainer)
         state.run.append({**entry, "best": best})
+        if not last:
+            pictures.draw_epoch(trainer)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state)
@@ -317,7 +326,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
         distributed.failed(error)
     state.exception = error
     state.running, state.stop, state.leave = None, False, False
-    steps: list[Callable[[], Any]] = [trainer.on_train_end]
+    steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     if error is not None:
         steps[:0] = [
@@ -328,15 +337,19 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list))]:
+    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list, tuple))]:
         try:
             step()
-        except Exception as further:
+        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
             if first is None:
                 first = further
             else:
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
+    stepping.forget(trainer)
+    if state.determinism is not None:
+        compute.restore_determinism(state.determinism)
+        state.determinism = None
     _leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
     state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
@@ -360,7 +373,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
             checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
-        _draw_curves(trainer, state.run)
+        pictures.draw_run(trainer)
     closing = []
     if state.best is not None:
         part, name, value, epoch = state.best
@@ -371,20 +384,6 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     state.console.line("\n" + ", ".join(closing))
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
-
-
-def _draw_curves(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
-    if not distributed.is_main():
-        return
-    from . import plots
-
-    state = trainer._run_state
-    try:
-        plots.save(
-            plots.curves(state.history, state.best[3] if state.best else None), run.path / "plots" / "curves.png"
-        )
-    except ImportError as error:
-        state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
 
 
 def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
@@ -455,4 +454,5 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
         state.console.line(f"weights: {state.weights}")
     if state.run is not None:
         state.run.append({"test": metrics, "weights": state.weights})
+        pictures.write_report(trainer)
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,21 +65,4 @@ def merged_metric(metrics: Sequence[Any], where: str) -> Any:
         target._update_count = sum(part._update_count for part in parts)
         target._computed = None
         target._to_sync = target.sync_on_compute = False  # it is done
-    return merged
-
-
-def merged_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one state of a metric for those of several ranks: numbers and tensors are summed, lists joined.
-
-    A flag or a string is that of the first rank.
-    """
-    merged: dict[str, Any] = {}
-    for state in states:
-        for name, value in state.items():
-            if name not in merged:
-                merged[name] = list(value) if isinstance(value, list) else value
-            elif isinstance(value, list):
-                merged[name] = merged[name] + value
-            elif not isinstance(value, (bool, str)) and value is not None:
-                merged[name] = merged[name] + value
     return merged

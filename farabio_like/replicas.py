@@ -26,8 +26,12 @@ class Ranks:
     ----------
     count : int
         Number of ranks.
+    samples : int
+        The samples of all ranks together.
+    share_of_step : float
+        Those of this rank over those of all ranks.
     weight : float
-        The samples of this rank over those of all ranks.
+        By how much the gradients are multiplied before they are summed: by the share, or by 1 where the losses were.
     meetings : Meetings
     held : list
         What this rank wants when the ranks meet.
@@ -35,13 +39,15 @@ class Ranks:
 
     def __init__(self) -> None:
         self.count = distributed.world_size()
-        self.weight = 1 / self.count
+        self.samples = 0
+        self.share_of_step = self.weight = 1 / self.count
         self.meetings = Meetings()
         self.held: list[Any] = []
 
     def share(self, samples: int, on_all: int) -> None:
         """Note the samples of a step."""
-        self.weight = samples / on_all if on_all else 1 / self.count
+        self.samples = on_all
+        self.share_of_step = self.weight = samples / on_all if on_all else 1 / self.count
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
         """Stay one: the wrapped modules of a copied trainer look here."""
@@ -142,6 +148,8 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         return
     if state.ranks is None:
         state.ranks = Ranks()
+        if distributed.rank():  # not the same dropout on every rank
+            torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
     own = vars(trainer)
     covered = {id(p) for part in _replicas(own) for p in part.parameters()}
     # The model first: another attribute may be a part of it.
@@ -184,6 +192,12 @@ def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Modu
                 dist.broadcast(tensor, src=0)
         return module
     module.to(trainer.device)
+    if trainer._sync_batchnorm and trainer.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    elif trainer._sync_batchnorm:
+        trainer._run_state.console.once(
+            "_sync_batchnorm is set, but works on CUDA only: each process normalises over its own part of a batch"
+        )
     return Replica(module, ranks, trainer.device)
 
 
@@ -196,6 +210,25 @@ def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:
                 f"{type(trainer).__name__}: {stray} parameters of {where} are in no module of this trainer, so the "
                 "ranks cannot average their gradients. Make them parameters of self.model."
             )
+
+
+def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
+    """Have the next backward pass sum the gradients of all ranks, or keep its own until a window closes."""
+    ranks = trainer._run_state.ranks
+    assert ranks is not None
+    if not weigh:
+        ranks.weight = 1.0  # each loss of a window was weighted by itself
+    for replica in _replicas(vars(trainer)):
+        replica.require_backward_grad_sync = closes
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Sum what the ranks have gathered in a window that was not known to be the last one."""
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
 
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:

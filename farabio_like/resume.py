@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, components, distributed, positions, rng
+from . import checkpoint, components, distributed, positions, rng, stepping
+from .callbacks import base as events
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
@@ -73,6 +74,7 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
                 [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
                 for callback in components.each(trainer.callbacks, list, tuple)
             ],
+            "stepping": plain(stepping.state_dict(trainer), "stepping"),
             "attributes": _changed_attributes(trainer),
             "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*_loaders(trainer)),
             "epoch": _epoch_under_way(trainer),
@@ -146,7 +148,7 @@ def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the callbacks that average weights, by a name that is the same in the next run."""
     found: dict[str, Any] = {}
     for callback in components.each(trainer.callbacks, list, tuple):
-        callback = getattr(callback, "callback", callback)  # inside a wrapper
+        callback = events.innermost(callback)
         if hasattr(callback, "model_state"):
             name = type(callback).__name__
             found[f"{name}-{len(found) + 1}" if name in found else name] = callback
@@ -321,6 +323,8 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
         run = {**run, "components": {}}
     components.load_model_state(components.model_of(trainer), saved["model"], "the checkpoint")
     _load_components(trainer, run["components"])
+    if not weights_only:
+        stepping.load_state_dict(trainer, run["stepping"])
     for name, callback in averaging(trainer).items():
         if name in saved["averages"]:
             callback.load_model_state(trainer, saved["averages"][name])

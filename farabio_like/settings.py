@@ -17,6 +17,15 @@ SETTINGS: dict[str, Any] = {
     "_async_checkpoint": False,  # write checkpoints in a thread, while the run goes on
     "_data_parallel": None,  # True or a list of CUDA devices: torch.nn.DataParallel
     "_device": "auto",  # "auto", "cpu", "cuda:1", "mps", ...
+    "_precision": "fp32",  # or "bf16", "fp16": torch.autocast
+    "_accumulation_steps": 1,  # batches per step of the optimizers
+    "_clip_norm": None,  # largest norm of the gradients of an optimizer ...
+    "_clip_value": None,  # ... or largest absolute value of an element
+    "_compile": False,  # True, or a dict of arguments: torch.compile
+    "_channels_last": False,  # models and images in torch.channels_last
+    "_prefetch": False,  # on a GPU: copy the next batch while this one is worked on
+    "_deterministic": False,  # train() and test() with deterministic algorithms only
+    "_seed": None,  # of Python, NumPy and torch, set by the constructor
     "_next_loop": False,  # set in on_evaluate_batch_start: skip this batch
     "_mode": "train",  # for a subclass's own use
     "_model_path": None,  # weights that test() loads when this process has trained none
@@ -31,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "_loss_weights": None,  # for a dict of criteria: None (sum), "mean", or {name: weight}
     "_evaluate_first": False,  # evaluate once before the first step
     "_load_best": False,  # end with the best epoch's weights in memory
-    "_strategy": None,  # under torchrun: "ddp" (None is that too) or "fsdp"
+    "_strategy": None,  # under torchrun: "ddp", which None is too
     "_dist_timeout": None,  # seconds after which a rank gives up waiting for another one; None: PyTorch's own limit
     "_sync_batchnorm": False,  # batch norm over the batches of all ranks; on CUDA
     "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch

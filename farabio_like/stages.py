@@ -9,7 +9,7 @@ from .errors import ConfigError, closest
 # The other settings are read once per run.
 SETTINGS_OF_A_STAGE = (
     *("has_eval", "eval_interval", "save_epoch", "monitor", "monitor_mode", "scheduler_step", "loss_weights"),
-    *("on_nonfinite", "next_loop", "mode", "backbone"),
+    *("on_nonfinite", "next_loop", "mode", "backbone", "accumulation_steps", "clip_norm", "clip_value"),
 )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from . import (
@@ -23,16 +25,22 @@ from . import (
     distributed,
     loop,
     meeting,
+    plots,
     record,
     replicas,
     resume,
     saving,
     sharding,
     signals,
+    stepping,
+    summary,
 )
 from .config import Config
-from .errors import ConfigError, HookError
+from .errors import ConfigError, DataError, HookError
 from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
@@ -136,6 +144,15 @@ class ConvnetTrainer:
     _async_checkpoint: bool
     _data_parallel: Any
     _device: Any
+    _precision: str
+    _accumulation_steps: int
+    _clip_norm: float | None
+    _clip_value: float | None
+    _compile: Any
+    _channels_last: bool
+    _prefetch: bool
+    _deterministic: bool
+    _seed: int | None
     _next_loop: bool
     _model_path: Any
     _use_tqdm: bool | None
@@ -196,6 +213,7 @@ class ConvnetTrainer:
         asked = distributed.own_device(devices[0] if devices else self.device or self._device)
         self.device = compute.resolve_device(asked)
         distributed.start(self.device, self._dist_timeout)
+        compute.seed_everything(self._seed)
         self.get_trainloader()
         self.get_testloader()
         sharding.shard_loaders(self)
@@ -204,10 +222,9 @@ class ConvnetTrainer:
         else:
             self.build_model()
         checks.check_model(self)
-        for module in (*components.modules_of(self), *components.each(self.criterion)):
-            if isinstance(module, nn.Module):
-                module.to(self.device)
+        compute.prepare_modules(self)
         replicas.replicate(self)
+        stepping.bind(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -257,7 +274,7 @@ class ConvnetTrainer:
         """Set what concerns output: ``_logdir``, ``_use_tqdm``, ``_verbose``, ``_monitor``. Called by `init_attr`."""
 
     def define_compute_attr(self, *args: Any) -> None:
-        """Set what concerns devices: ``_device``, ``_data_parallel``. Called by `init_attr`."""
+        """Set what concerns devices and speed: ``_device``, ``_precision``, ``_compile``. Called by `init_attr`."""
 
     def define_misc_attr(self, *args: Any) -> None:
         """Set anything else. Called by `init_attr`."""
@@ -298,9 +315,11 @@ class ConvnetTrainer:
         checks.check_model(self)
         devices = compute.device_list(self._data_parallel)
         if isinstance(self.model, Mapping):
-            self.model = {name: compute.data_parallel(module, devices) for name, module in self.model.items()}
+            self.model = {
+                name: compute.data_parallel(module, devices, self.device) for name, module in self.model.items()
+            }
         elif self.model is not None:
-            self.model = compute.data_parallel(self.model, devices)
+            self.model = compute.data_parallel(self.model, devices, self.device)
         if self.device.type != "cuda":
             self._run_state.console.once(f"_data_parallel is set, but there is no GPU: running on {self.device}.")
 
@@ -522,7 +541,7 @@ class ConvnetTrainer:
                 self.load_parallel_model()
             else:
                 self.load_model()
-            with signals.noted(state), loop.evaluation(self):
+            with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
                 self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
                 self.on_test_start()
                 loop.fire(self, "on_test_start")
@@ -582,13 +601,13 @@ class ConvnetTrainer:
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with loop.evaluation(self), loop.single_batch(self, batch):
+        with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
             return checks.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:
-        """Yield the prediction for every batch, in eval mode and without gradients.
+        """Yield the prediction for every batch, in eval mode and without gradients, by the averages of an `EMA`.
 
         Parameters
         ----------
@@ -599,9 +618,16 @@ class ConvnetTrainer:
         Yields
         ------
         Tensor or whatever `prediction_transform` returns
+
+        Raises
+        ------
+        DataError
+            For None, a loader that was not set.
         """
+        if batches is None:
+            raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
         for batch in [batches] if data.is_batch(batches) else data.batches(sharding.whole(batches)):
-            with loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
+            with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())
             yield prediction
@@ -632,6 +658,8 @@ class ConvnetTrainer:
     def to_device(self, batch: Any) -> Any:
         """Return the batch with its tensors on ``self.device``; containers keep their types."""
         device = self.device
+        if self._channels_last:
+            return data.move(batch, device, torch.channels_last)
         for part in batch if type(batch) in (list, tuple) else (batch,):
             if not isinstance(part, Tensor) or part.device != device:
                 return data.move(batch, device)
@@ -679,11 +707,19 @@ class ConvnetTrainer:
         return criterion(outputs, targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses are computed; override it for mixed precision of your own."""
-        return _NO_CONTEXT
+        """Return the context in which losses are computed, by ``_precision``; override it for one of your own."""
+        steps = self._run_state.stepping
+        return _NO_CONTEXT if steps is None else steps.autocast(self)
 
     def optimizer_zero_grad(self) -> None:
-        """Clear the gradients of every optimizer."""
+        """Clear the gradients of every optimizer, where a window of accumulated batches begins.
+
+        Within `only`, it clears those of the chosen optimizers.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.zero_grad(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -692,15 +728,16 @@ class ConvnetTrainer:
             optimizer.zero_grad()
 
     def loss_backward(self) -> None:
-        """Backpropagate ``self.loss``.
+        """Backpropagate ``self.loss``, weighted and scaled as accumulation and fp16 need it.
 
         Raises
         ------
         HookError
             If it is no scalar tensor with a gradient.
         """
+        steps = self._run_state.stepping
         try:
-            self.loss.backward()
+            (self.loss if steps is None else steps.weighed(self, self.loss)).backward()
         except (RuntimeError, AttributeError) as error:
             problem = checks.loss_problem(self)
             if problem is None:
@@ -708,7 +745,15 @@ class ConvnetTrainer:
             raise HookError(problem) from error
 
     def optimizer_step(self) -> None:
-        """Step every optimizer."""
+        """Step every optimizer whose window of accumulated batches is full, with its gradients clipped.
+
+        Within `only`, it steps the chosen optimizers. A scheduler that moves per step follows its optimizer. With
+        fp16, an overflow leaves out the step.
+        """
+        steps = self._run_state.stepping
+        if steps is not None:
+            steps.step(self)
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, dict):
             for part in optimizer.values():
@@ -724,6 +769,8 @@ class ConvnetTrainer:
     @contextlib.contextmanager
     def only(self, *names: str) -> Iterator[None]:
         """Train the parameters of these optimizers alone, for the steps of a GAN: the others get no gradients.
+
+        Inside, `optimizer_zero_grad` and `optimizer_step` concern these optimizers only.
 
         Parameters
         ----------
@@ -749,7 +796,8 @@ class ConvnetTrainer:
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
-            yield
+            with stepping.restricted(self, names):
+                yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
@@ -764,7 +812,7 @@ class ConvnetTrainer:
         Raises
         ------
         ConfigError
-            If there is another number of groups, or no such optimizer.
+            If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
         """
         if isinstance(lr, Mapping):
             if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
@@ -778,6 +826,9 @@ class ConvnetTrainer:
             if len(values) != len(groups):
                 raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
             for group, new in zip(groups, values, strict=True):
+                is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
+                if not is_rate:
+                    raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
                 if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
                     group["lr"].fill_(new)
                 else:
@@ -840,6 +891,28 @@ class ConvnetTrainer:
     def load_parallel_model(self) -> None:
         """Load the weights of a data-parallel model: any file that `load_model` reads."""
         self.load_model()
+
+    def summary(self, depth: int = 3) -> summary.Summary:
+        """Return the layers with output shapes, parameters and memory; ``print(trainer.summary())`` is a table.
+
+        Parameters
+        ----------
+        depth : int
+            How deep to go into modules within modules.
+
+        Returns
+        -------
+        farabio_like.summary.Summary
+        """
+        return summary.summarize(self, depth)
+
+    def plot_history(self) -> Figure:
+        """Return the curves of the history, train and valid together, as a ``matplotlib.figure.Figure``.
+
+        A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
+        """
+        best = self._run_state.best
+        return plots.curves(self._run_state.history, best[3] if best else None)
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""

@@ -3,12 +3,19 @@
 import argparse
 import copy
 import pickle
+import threading
 from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from farabio_like import ConfigError
+from farabio_like import ConfigError, Stage
 from farabio_like.config import Config
 
 from .trainers import Tiny
@@ -149,3 +156,26 @@ def test_a_trainer_reads_its_configuration_in_its_hooks():
 
     assert Configured({"width": 7}).read == (7, 7)
     assert Tiny().config == {}
+
+
+class Kind(Enum):
+    FIRST = 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, "x", None, [1, {"a": (2.0, Path("x"))}], Kind.FIRST, np.float32(1), np.zeros(2), torch.float32, {1, 2}]
+    + [torch.device("cpu"), torch.relu, nn.Linear, range(3), date(2020, 1, 1), Stage("first", 1)],
+)
+def test_values_that_can_be_written_down(value):
+    assert Config({"key": value}).to_dict()["key"] is value or isinstance(value, dict)
+
+
+@pytest.mark.parametrize("value", [nn.Linear(1, 1), lambda: 0, object(), iter([]), threading.Lock()])
+def test_values_that_cannot_be_written_down_are_named(value):
+    for source, where in (({"key": value}, "'key'"), ({"a": {"key": [1, value]}}, r"'a.key\[1\]'")):
+        with pytest.raises(ConfigError, match=rf"config has under {where} a {type(value).__name__}, which cannot"):
+            Config(source)
+    config = Config({"key": 1})
+    with pytest.raises(ConfigError, match="'key'"):
+        config.key = value

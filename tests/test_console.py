@@ -238,7 +238,6 @@ def test_a_bar_where_it_is_asked_for(capsys, monkeypatch):
 def test_no_bar_where_it_is_not_wanted_or_there_is_one_already(monkeypatch):
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
     assert Console(use_tqdm=False).bar("train", 3, "epoch 1/1") is None
-    assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1", quiet=True) is None
     assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1") is not None
     monkeypatch.setattr(sys, "stderr", None)
     assert Console(use_tqdm=None).bar("train", 3, "epoch 1/1") is None
@@ -272,7 +271,7 @@ from tests.trainers import Still
 class Slow(Still):
     def on_end_training_batch(self):
         time.sleep(0.12)
-Slow({"_num_epochs": 2, "_verbose": True}).train()
+Slow({"_num_epochs": 3, "_verbose": True}).train()
 """
 
 
@@ -287,15 +286,16 @@ def screen(text):
     return lines
 
 
-def test_in_a_terminal_the_bar_goes_away_again():
+def in_terminal(script, columns, **environment):
+    """Run a script in a terminal of so many columns, and return all that it wrote there."""
     reading, writing = pty.openpty()
-    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW],
+        [sys.executable, "-c", script],
         stdout=writing,
         stderr=writing,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
     )
     os.close(writing)
     seen = b""
@@ -309,11 +309,158 @@ def test_in_a_terminal_the_bar_goes_away_again():
             break
     os.close(reading)
     assert process.wait(timeout=60) == 0, seen
-    text = seen.decode()
-    bars = [part for part in re.split(r"[\r\n]", text) if "epoch 1/2 train:" in part]
-    assert len(bars) >= 2 and any("/3" in bar for bar in bars), "there was a bar"
-    assert max(map(len, re.split(r"[\r\n]", text))) <= 80
+    return seen.decode()
+
+
+SCREEN = """\
+Slow: 4 parameters on cpu, epochs 1 to 3
+
+           train      valid
+epoch       loss       loss        lr    time
+  1/3     #     #         -    # *
+  2/3     #     #         -    #
+  3/3     #     #         -    #
+
+best (*) valid loss # in epoch 1, #
+"""
+
+
+@pytest.mark.parametrize(("columns", "environment"), [(80, {}), (120, {}), (80, {"NO_COLOR": "1"})])
+def test_in_a_terminal_the_bar_goes_away_again(columns, environment):
+    text = in_terminal(SLOW, columns, **environment)
+    bars = [part for part in re.split(r"[\r\n]", text) if "epoch 2/3 train:" in part]
+    assert len(bars) >= 2 and any("/3 [" in bar for bar in bars), "there was a bar"
+    assert any(re.search(r", run \d\.\ds\]", bar) for bar in bars), "that says when the run ends"
+    assert "run " not in "".join(part for part in re.split(r"[\r\n]", text) if "epoch 1/3" in part)
+    assert max(map(len, re.split(r"[\r\n]", text))) <= columns
     assert "\x1b" not in text
-    left = screen(text)
-    assert not [line for line in left if "train:" in line or "it/s" in line or "|" in line], left
-    assert [line.split()[0] for line in left if re.match(r" *\d/2 ", line)] == ["1/2", "2/2"]
+    left = "\n".join(screen(text)).rstrip() + "\n"
+    assert re.sub(r"\d+\.\d+s?", "#", left) == SCREEN
+
+
+def test_in_a_pipe_there_are_only_plain_lines():
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == b""
+    assert not re.search(rb"[^\x20-\x7e\n]", done.stdout)
+    assert re.sub(r"\d+\.\d+s?", "#", done.stdout.decode().rstrip() + "\n") == SCREEN
+
+
+# ---------------------------------------------------------------- how long it lasts
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a clock that the test sets; the console reads it."""
+    now = [1000.0]
+    monkeypatch.setattr(console, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_time_that_is_left_is_the_mean_of_the_epochs(clock):
+    shown = Console(verbose=False)
+    assert shown.seconds_left() is None
+    shown.epoch(entry(1, {"loss": 1.0}, seconds=10.0), 5, False)
+    shown.epoch(entry(2, {"loss": 1.0}, seconds=20.0), 5, False)
+    assert shown.seconds_left() == 45.0
+    clock[0] += 40
+    assert shown.seconds_left() == 5.0
+    clock[0] += 40
+    assert shown.seconds_left() == 0.0
+    shown.epoch(entry(5, {"loss": 1.0}, seconds=20.0), 5, False)
+    assert shown.seconds_left() is None
+
+
+@pytest.mark.parametrize("width", [40, 55, 60, 70, 80, 120])
+def test_the_bar_says_it_where_it_fits(clock, capsys, monkeypatch, width):
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (width, 24))
+    bar = console.Bar("epoch 100/100 train", 12345, lambda: 3725.0)
+    for _ in range(30):
+        clock[0] += 1
+        bar.tick()
+    bar.close()
+    lines = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "train:" in line]
+    assert max(map(len, lines)) <= width
+    if width != 70:  # where it fits at first, and not any more when the numbers have grown
+        assert all(("run 1h02m]" in line) == (width >= 80) for line in lines), lines
+    assert not any("run" in line and not line.endswith("run 1h02m]") for line in lines), "it is never cut"
+
+
+def test_a_long_pass_prints_a_line_a_minute(clock, capsys):
+    beat = Console().heartbeat("train", 1000, "epoch 3/12")
+    look, looks = 1, 0
+    for done in range(1, 1001):
+        clock[0] += 1.0
+        if done == look:
+            look, looks = beat.look(done), looks + 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 16 == 1000 // 60
+    assert re.fullmatch(r"epoch 3/12 train: 6\d/1000 batches, 1m0\ds, 15m\d\ds left", lines[0])
+    assert looks < 250, "the clock is looked at every five seconds"
+
+
+def test_a_pass_that_slows_down_is_looked_at_in_time(clock, capsys):
+    beat = Console().heartbeat("valid", None, "epoch 1/1")
+    look = 1
+    for done in range(1, 1200):
+        clock[0] += 0.001 if done < 1000 else 1.0
+        if done == look:
+            look = beat.look(done)
+    first = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"epoch 1/1 valid: \d+ batches, \d+m\d\ds", line) for line in first)
+
+
+def test_a_heartbeat_says_when_the_run_ends_where_it_fits(clock, capsys):
+    shown = Console()
+    shown.epoch(entry(1, {"loss": 1.0}, seconds=600.0), 3, False)
+    capsys.readouterr()
+    for text in ("epoch 2/3", "epoch 2/3" + "x" * 60):
+        beat = shown.heartbeat("train", 10, text, timed=True)
+        clock[0] += 61
+        beat.look(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", run 18m59s left") and "run" not in lines[1]
+    assert max(map(len, lines)) <= 80
+
+
+def test_where_there_is_a_heartbeat(monkeypatch):
+    def streams(out, err):
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+
+    def beats(**settings):
+        return Console(**settings).heartbeat("train", 3, "epoch 1/1") is not None
+
+    terminal, file = SimpleNamespace(isatty=lambda: True), SimpleNamespace(isatty=lambda: False)
+    streams(terminal, terminal)
+    assert not beats() and beats(use_tqdm=False), "a bar, or this"
+    streams(file, terminal)
+    assert beats() and not beats(verbose=False), "the file shows no bar"
+    streams(file, file)
+    assert beats() and beats(use_tqdm=True)
+    streams(terminal, file)
+    assert beats()
+
+
+def test_a_notebook_has_a_bar(monkeypatch):
+    stream = type("OutStream", (), {"isatty": lambda self: False, "__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert Console().bar("train", 3, "epoch 1/1") is not None
+    assert Console().heartbeat("train", 3, "epoch 1/1") is None
+
+
+def test_a_run_prints_heartbeats(capsys, monkeypatch):
+    monkeypatch.setattr(console, "HEARTBEAT_SECONDS", 0.0)
+    Shown({"_num_epochs": 2}).train()
+    out, err = capsys.readouterr()
+    lines = [line for line in out.splitlines() if "batches" in line]
+    assert re.fullmatch(r"epoch 1/2 train: 1/3 batches, \d\.\ds, \d\.\ds left", lines[0])
+    assert any(re.fullmatch(r"epoch 2/2 valid: \d/3 batches, .* left", line) for line in lines)
+    check_lines(out, err)
+    Shown({"_num_epochs": 2, "_verbose": False}).train()
+    assert capsys.readouterr() == ("", "")

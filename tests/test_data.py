@@ -720,9 +720,9 @@ def test_every_kind_of_batch_trains_to_the_same_weights(make):
     class Kinds(Tiny):
         def get_trainloader(self):
             super().get_trainloader()
-            self.train_loader = [self.config.make(*batch) for batch in self.train_loader]
+            self.train_loader = [make(*batch) for batch in self.train_loader]
 
-    plain, kinds = Tiny(), Kinds({"make": make})
+    plain, kinds = Tiny(), Kinds()
     assert plain.train()[-1]["train"] == kinds.train()[-1]["train"]
     assert torch.equal(plain.model.weight, kinds.model.weight)
 

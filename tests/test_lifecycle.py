@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from farabio_like import ConvnetTrainer, NonFiniteError
+from farabio_like import ConvnetTrainer, DataError, NonFiniteError
 
 BATCHES = [(torch.ones(2, 3), torch.zeros(2, 1)), (torch.ones(1, 3), torch.zeros(1, 1))]
 
@@ -656,6 +656,11 @@ def test_overriding_one_single_step_leaves_the_other_alone():
     trainer = Own()
     assert trainer.train_step(BATCHES[0]) == "mine"
     assert isinstance(trainer.val_step(BATCHES[0])["loss"], float)
+
+
+def test_predict_without_a_loader():
+    with pytest.raises(DataError, match="predict got None"):
+        next(Setup().predict(None))
 
 
 def test_predict():

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from farabio_like import Callback, CheckpointError, ConfigError, ConvnetTrainer, Stage
+from farabio_like.callbacks import EMA
 
 from .trainers import INPUTS as TEN
 from .trainers import TARGETS as TEN_TARGETS
@@ -137,6 +138,17 @@ class PerStep(Whole):
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.1, total_steps=EPOCHS * BATCHES + 1)
 
 
+class Accumulated(Tensors):
+    """Windows of three batches, which end in the middle of an epoch; a moving average of the weights."""
+
+    def define_train_attr(self):
+        self._accumulation_steps, self._clip_norm = 3, 1.0
+
+    def build_model(self):
+        super().build_model()
+        self.callbacks = [Counter(), EMA(0.9)]
+
+
 class Foreign(Whole):
     """Optimizers, a network and a scheduler under names of its own, made when training starts."""
 
@@ -168,7 +180,13 @@ def networks(trainer):
     return trainer.model if trainer.model is not None else trainer.net
 
 
-def assert_equal_runs(whole, resumed, names=None):
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def assert_equal_runs(whole, resumed):
     for (name, a), b in zip(networks(whole).state_dict().items(), networks(resumed).state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     plain = [{**entry, "seconds": 0} for entry in whole.history]
@@ -177,7 +195,7 @@ def assert_equal_runs(whole, resumed, names=None):
     assert resumed.names == whole.names
     assert resumed.step == whole.step
     for a, b in zip(whole.callbacks, resumed.callbacks, strict=True):
-        assert a.state_dict() == b.state_dict()
+        assert same(a.state_dict(), b.state_dict())
     if whole.events:
         tail = len(resumed.events)
         assert resumed.events == whole.events[-tail:]
@@ -215,7 +233,7 @@ def resumed_run(kind, **settings):
 SOME = [1, 4, 6, (2, "valid"), 12]
 
 
-@pytest.mark.parametrize("kind", [Whole, Tensors, Listed, OwnIterator, Wrapped, PerStep, Foreign])
+@pytest.mark.parametrize("kind", [Whole, Tensors, Listed, OwnIterator, Wrapped, PerStep, Foreign, Accumulated])
 def test_stopping_after_any_step(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = whole_run(kind)
@@ -226,6 +244,21 @@ def test_stopping_after_any_step(kind, tmp_path, monkeypatch):
         resumed = resumed_run(kind)
         assert_equal_runs(whole, resumed)
         assert resumed.run_dir == Path("stopped") / kind.__name__ / "1"
+
+
+@pytest.mark.slow
+def test_with_a_seed_the_number_of_workers_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Alone(Seeded):
+        workers = 0
+
+    torch.manual_seed(1)
+    alone = Alone({"_save_steps": None})
+    alone.train()
+    two = Seeded({"_save_steps": None})
+    two.train()
+    assert_equal_runs(alone, two)
 
 
 @pytest.mark.slow

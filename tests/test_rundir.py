@@ -474,4 +474,5 @@ def test_the_lines_of_a_run_are_its_history():
     assert test["test"] == tested
     assert {path.name for path in trainer.run_dir.iterdir()} == {
         "config.yaml", "environment.json", "code", "metrics.jsonl", "plots", "checkpoints", "model.pth",
+            "report.html",
     }  # fmt: skip

@@ -111,6 +111,10 @@ def test_get_and_set_lr():
         trainer.set_lr([1, 2, 3])
     with pytest.raises(ConfigError, match="no such keys"):
         trainer.set_lr({"head": 1})
+    for wrong in ("high", -1, float("nan"), None):
+        with pytest.raises(ConfigError, match="expected a number, 0 or more"):
+            trainer.set_lr(wrong)
+    assert trainer.get_lr() == [3.0, 4.0]
     trainer.optimizer = {"a": torch.optim.SGD([trainer.model.weight], lr=1.0), "b": None}
     trainer.set_lr({"a": 0.5})
     assert trainer.get_lr() == {"a": 0.5, "b": None}

@@ -8,24 +8,26 @@ from farabio_like import ConvnetTrainer
 
 from .jobs import Job
 
+current: list[Job] = []
+
 
 class Ready(ConvnetTrainer):
     def define_train_attr(self):
-        self._num_epochs = self.config.job.epochs
-        self._has_eval = self.config.job.valid is not None
+        self._num_epochs = current[0].epochs
+        self._has_eval = current[0].valid is not None
 
     def define_log_attr(self):
-        job = self.config.job
+        job = current[0]
         self._logdir = job.folder
         # A bar would show on a terminal only; here it draws wherever it runs with the defaults.
         self._use_tqdm = not job.bare
         self._verbose = not job.bare
 
     def get_trainloader(self):
-        self.train_loader, self.valid_loader = self.config.job.train, self.config.job.valid
+        self.train_loader, self.valid_loader = current[0].train, current[0].valid
 
     def build_model(self):
-        job = self.config.job
+        job = current[0]
         self.model = job.model
         self.criterion = job.criterion
         self.optimizer = job.optimizer()
@@ -48,4 +50,5 @@ KINDS = {"empty": Empty, "ready": Ready, "digits": Digits}
 
 
 def prepare(job: Job) -> Callable[[], object]:
-    return KINDS[job.kind]({"job": job}).train
+    current[:] = [job]
+    return KINDS[job.kind]().train

@@ -26,10 +26,10 @@ from .base import on_train_start as on_train_start
 if TYPE_CHECKING:
     from .accuracy import Accuracy
     from .auc import AUC
-    from .averaging import EMA, SWA
     from .checkpoint import Checkpoint
     from .confusion_matrix import ConfusionMatrix
     from .early_stopping import EarlyStopping
+    from .ema import EMA
     from .evaluation import PeriodicEvaluation
     from .freezing import Freeze, Unfreeze
     from .function_metric import FunctionMetric
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .precision_recall import PrecisionRecallF1
     from .predictions import SavePredictions
     from .profiler import Profiler
+    from .swa import SWA
     from .timer import Timer
     from .torch_metric import TorchMetric
     from .transform import BatchTransform
@@ -70,8 +71,8 @@ SHIPPED = {
     "Mixup": "mixing",
     "CutMix": "mixing",
     "BatchTransform": "transform",
-    "EMA": "averaging",
-    "SWA": "averaging",
+    "EMA": "ema",
+    "SWA": "swa",
     "Freeze": "freezing",
     "Unfreeze": "freezing",
     "Profiler": "profiler",

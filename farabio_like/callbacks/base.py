@@ -35,6 +35,23 @@ EVENTS = (
 )
 
 
+# The loader that an event is about.
+LOADER_OF = {
+    "on_train_epoch_start": "train",
+    "on_start_training_batch": "train",
+    "on_end_training_batch": "train",
+    "on_train_epoch_end": "train",
+    "on_evaluate_epoch_start": "valid",
+    "on_evaluate_batch_start": "valid",
+    "on_evaluate_batch_end": "valid",
+    "on_evaluate_epoch_end": "valid",
+    "on_test_start": "test",
+    "on_start_test_batch": "test",
+    "on_end_test_batch": "test",
+    "on_test_end": "test",
+}
+
+
 class CallbackOrder(IntEnum):
     """Standard values for ``Callback.order``; any integer will do."""
 
@@ -121,6 +138,19 @@ class Callback:
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Follow ``on_test_end``; ``loader_metrics`` may still be added to."""
+
+    def listens_to(self, event: str) -> bool:
+        """Return whether this object needs an event that its class overrides.
+
+        Asked when `~ConvnetTrainer.train` or `~ConvnetTrainer.test` begins. Override it in a callback that needs
+        the batches for some of its arguments only, so that it costs nothing per batch with the others.
+
+        Parameters
+        ----------
+        event : str
+            One of `EVENTS`.
+        """
+        return True
 
     def close(self) -> None:
         """Let go of files, threads and servers; called after every run, maybe twice."""
@@ -217,7 +247,7 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
         if not isinstance(callback, Callback):
             hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
             raise HookError(f"self.callbacks[{index}] is {callback!r}; expected a farabio_like.Callback.{hint}")
-        if any(callback is other for other in callbacks[:index]):
+        if any(innermost(callback) is innermost(other) for other in callbacks[:index]):
             raise ConfigError(
                 f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
             )
@@ -233,9 +263,17 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
     return found
 
 
+def innermost(callback: Any) -> Any:
+    """Return the callback inside any wrappers."""
+    while getattr(type(callback), "is_wrapper", False):
+        callback = callback.callback
+    return callback
+
+
 def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:
     """Return the method of a callback for an event, None where it has none of its own."""
     if isinstance(callback, FunctionCallback):
         return callback.function if callback.event == event else None
     method = getattr(callback, event)
-    return None if getattr(method, "__func__", None) is getattr(Callback, event) else method
+    is_default = getattr(method, "__func__", None) is getattr(Callback, event)
+    return None if is_default or not callback.listens_to(event) else method

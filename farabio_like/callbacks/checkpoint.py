@@ -84,6 +84,10 @@ class Checkpoint(Callback):
         """The files of the best epochs, the best first."""
         return [self._folder / name for _, _, name in self._kept] if self._folder is not None else []
 
+    def listens_to(self, event: str) -> bool:
+        """Leave out the batches where neither steps nor minutes are counted."""
+        return event != "on_end_training_batch" or bool(self.every_steps or self.every_minutes)
+
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Check that there is a folder, and forget the files of another run."""
         if trainer.run_dir is None:
@@ -152,13 +156,16 @@ class Checkpoint(Callback):
             checkpoint.link_durably(first, other)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names and values of the best ones."""
-        return {"kept": [list(entry) for entry in self._kept], "stage": self._stage}
+        """Return the names and values of the best ones, and in how many seconds the next regular one is due."""
+        due = self._due - time.monotonic() if self.every_minutes else None
+        return {"kept": [list(entry) for entry in self._kept], "stage": self._stage, "due": due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; the files are those of the run that goes on."""
+        """Take back what `state_dict` gave, after ``on_train_start``; the files are those of the run that goes on."""
         self._kept = [(float(value), int(epoch), str(name)) for value, epoch, name in state["kept"]]
-        self._stage, self._folder = state["stage"], None
+        self._stage = state["stage"]
+        if self.every_minutes and state["due"] is not None:
+            self._due = time.monotonic() + state["due"]
 
 
 def _short(value: float) -> str:

@@ -25,7 +25,7 @@ class ConfusionMatrix(LabelMetric):
     class_names : sequence of str, optional
         Default: the numbers of the classes.
     loaders : sequence of {"train", "valid", "test"}
-        Where it counts; each loader's picture takes the place of the one before.
+        Where it counts; each loader's picture takes the place of the one before. Of `evaluate_loader` there is none.
     **options
         ``threshold``, ``ignore_index``, and the shapes: see `LabelMetric`. ``prediction``, ``target``: see
         `MetricCallback`. ``prefix``: here it is put before the picture's name.
@@ -84,12 +84,14 @@ class ConfusionMatrix(LabelMetric):
         self.matrix = state["matrix"].cpu()
         return {}
 
-    def _finish(self, trainer: ConvnetTrainer, loader: str) -> None:
-        if loader not in self._states:
-            return
-        super()._finish(trainer, loader)
-        if trainer.run_dir is None or self.matrix is None:
-            return
+    def _finish(self, trainer: ConvnetTrainer, loader: str) -> bool:
+        found = super()._finish(trainer, loader)
+        if found and trainer.run_dir is not None and not trainer._run_state.further:
+            self._draw(trainer, loader)
+        return found
+
+    def _draw(self, trainer: ConvnetTrainer, loader: str) -> None:
+        assert trainer.run_dir is not None and self.matrix is not None
         from .. import plots
 
         try:

@@ -64,6 +64,10 @@ class PeriodicEvaluation(Callback):
         )
         self.results: list[dict[str, Any]] = []
 
+    def listens_to(self, event: str) -> bool:
+        """Leave out the batches where steps are not counted."""
+        return event != "on_end_training_batch" or self.every_steps is not None
+
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Forget the results of another run."""
         if trainer.step == 0:
@@ -71,7 +75,7 @@ class PeriodicEvaluation(Callback):
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
         """Evaluate when a number of steps is full."""
-        if self.every_steps is not None and trainer._run_state.step % self.every_steps == 0:
+        if trainer._run_state.step % self.every_steps == 0:  # type: ignore[operator]
             self._evaluate(trainer)
 
     def on_epoch_end(self, trainer: ConvnetTrainer) -> None:

@@ -34,6 +34,9 @@ def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
         yield "", model
 
 
+_OWN_FLAG = "_flag_without_callbacks"  # an attribute of a parameter or layer while its flag is changed
+
+
 class _Selection(Callback):
     """Gives the chosen parameters another ``requires_grad`` while the training batches of its epochs run."""
 
@@ -54,12 +57,11 @@ class _Selection(Callback):
             )
         self.until_epoch = until_epoch
         self.from_epoch = from_epoch
-        self._flags: list[tuple[nn.Parameter, bool]] = []  # as they were when the run began
-        self._modes: list[tuple[nn.Module, bool]] = []  # of batch norm layers, as they were when the epoch began
+        self._changed: list[nn.Parameter | nn.Module] = []  # parameters, and batch norm layers among them
 
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
-        """Find the parameters."""
-        self._flags = [(parameter, parameter.requires_grad) for _, parameter in self._chosen(trainer)]
+        """Check that there are such parameters."""
+        self._chosen(trainer)
 
     def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Set the flags, in the epochs asked for."""
@@ -67,8 +69,7 @@ class _Selection(Callback):
         if trainer.epoch < first or (last is not None and trainer.epoch > last):
             return
         for _, parameter in self._chosen(trainer):
-            if not any(parameter is known for known, _ in self._flags):  # a part that a hook has replaced
-                self._flags.append((parameter, parameter.requires_grad))
+            self._note(parameter, parameter.requires_grad)
             parameter.requires_grad_(self._learns)
             if not self._learns:
                 # An optimizer moves what has a gradient, also one that is old or zero.
@@ -77,25 +78,29 @@ class _Selection(Callback):
             for key, part in module.named_modules():
                 name = prefix + components.plain_key(module, f"{key}.running_mean" if key else "running_mean")
                 if isinstance(part, _BatchNorm) and self._matches(name):
-                    self._modes.append((part, part.training))
+                    self._note(part, part.training)
                     part.train(self._learns)
 
     def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
         """Give every flag back; the evaluation needs none of them."""
-        for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
-        for part, mode in self._modes:
-            part.training = mode
-        self._modes = []
+        for part in self._changed:
+            flag = vars(part).pop(_OWN_FLAG, None)
+            if flag is None:  # given back by another one
+                continue
+            if isinstance(part, nn.Module):
+                part.training = flag
+            else:
+                part.requires_grad_(flag)
+        self._changed = []
 
     def on_exception(self, trainer: ConvnetTrainer) -> None:
         """Give every flag back."""
         self.on_train_epoch_end(trainer)
 
-    def on_train_end(self, trainer: ConvnetTrainer) -> None:
-        """Let go of the parameters."""
-        self.on_train_epoch_end(trainer)
-        self._flags = []
+    def _note(self, part: nn.Parameter | nn.Module, flag: bool) -> None:
+        """Remember a flag where all of these callbacks find it: the first one that changes it knows what it was."""
+        vars(part).setdefault(_OWN_FLAG, flag)
+        self._changed.append(part)
 
     def _matches(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
@@ -118,7 +123,7 @@ class Freeze(_Selection):
 
     They have ``requires_grad=False`` and no gradient from the start of an epoch's training batches to their
     end; batch norm layers among them are in eval mode, so that their statistics stay too. Before the
-    evaluation, and however the run ends, everything gets back what it had when the run began. Of several
+    evaluation, and however the run ends, everything gets back what it had when the epoch began. Of several
     such callbacks the later one in ``self.callbacks`` wins:
     ``[Freeze("*"), Unfreeze("head.*")]`` trains the head alone.
 
@@ -151,7 +156,7 @@ class Unfreeze(_Selection):
     """Let parameters learn in some epochs that do not learn otherwise.
 
     They have ``requires_grad=True`` from the start of an epoch's training batches to their end, batch norm
-    layers among them are in train mode; then everything gets back what it had when the run began. The
+    layers among them are in train mode; then everything gets back what it had when the epoch began. The
     optimizer must hold them from the beginning.
 
     Parameters

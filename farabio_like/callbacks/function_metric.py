@@ -52,6 +52,8 @@ class FunctionMetric(MetricCallback):
             )
         if per not in ("batch", "loader"):
             raise ConfigError(f'FunctionMetric({name!r}, per={per!r}): expected "batch" or "loader".')
+        if self.prefix + name == "loss":
+            raise ConfigError('FunctionMetric("loss", ...): this name is that of the loss itself; take another one.')
         self.name = name
         self.function = function
         self.per = per
@@ -73,7 +75,7 @@ class FunctionMetric(MetricCallback):
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
         if self.per == "loader":
             super()._add(trainer, loader)
-        elif loader in self.loaders:
+        else:
             name = self.prefix + self.name
             self._check_free(name, trainer.batch_metrics)
             with torch.no_grad():

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class GradientNorm(Callback):
     """Records the norm of all gradients after each step, averaged over the epoch, as ``grad_norm``.
 
-    The gradients are those that the step leaves behind: clipped ones where it clips. A step of your own that
+    The gradients are those that the step leaves behind: clipped ones where it clips, and of the whole window
+    where it accumulates. A step of your own that
     clears them at its end leaves nothing to measure. Nothing is read back from the device before the
     loader's end.
 
@@ -60,7 +61,9 @@ class GradientNorm(Callback):
         self.found = False
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
-        """Measure the gradients that the step has left."""
+        """Measure the gradients that the step has left, if there was one."""
+        if not trainer._run_state.moved:
+            return
         for name, parameters in self.groups.items():
             gradients = [_dense(p.grad) for p in parameters if p.grad is not None]
             if gradients:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +76,14 @@ class LabelMetric(MetricCallback):
         self.ignore_index = ignore_index
         self.num_classes = num_classes
 
+    def merge(self, states: list[Any]) -> Any:
+        """Return one state for those of several processes."""
+        merged = super().merge(states)
+        for name, pick in (("low", torch.minimum), ("high", torch.maximum)):
+            if name in merged:
+                merged[name] = reduce(pick, [state[name] for state in states if name in state])
+        return merged
+
     def labels(self, state: dict[str, Any], prediction: Any, target: Any) -> Labels:
         """Return the labels of a batch; what is to be checked after the last one is noted in the state."""
         prediction, target, multilabel = self.aligned(prediction, target)
@@ -136,15 +143,6 @@ class LabelMetric(MetricCallback):
             f"{type(self).__name__} got {given}; expected (N, C, ...) and (N, ...) for classes, or twice the same "
             "shape. Write prediction=lambda trainer: ... or target=lambda trainer: ..., which brings them to it."
         )
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return one state for those of several ranks, with the extremes of all."""
-        merged = super().merge(states)
-        for name, extreme in (("low", torch.minimum), ("high", torch.maximum)):
-            found = [state[name] for state in states if name in state]
-            if found:
-                merged[name] = functools.reduce(extreme, found)
-        return merged
 
     def check(self, state: dict[str, Any]) -> None:
         """Look at what `labels` has noted. Called by `compute`: here the device is read."""

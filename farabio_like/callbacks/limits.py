@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .. import record
 from ..data import length_of
 from .arguments import whole_number
-from .base import Callback, CallbackOrder
+from .base import LOADER_OF, Callback, CallbackOrder
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -45,6 +46,10 @@ class LimitBatches(Callback):
             for name, limit in (("train", train), ("valid", valid), ("test", test))
         }
         self.read = {"train": 0, "valid": 0, "test": 0}
+
+    def listens_to(self, event: str) -> bool:
+        """Leave out the events of loaders without a limit."""
+        return event not in LOADER_OF or self.limits[LOADER_OF[event]] is not None
 
     def _count(self, trainer: ConvnetTrainer, name: str) -> None:
         self.read[name] += 1
@@ -87,7 +92,7 @@ class LimitBatches(Callback):
 class QuickCheck(LimitBatches):
     """Runs everything once on a few batches: one epoch, evaluated whatever its interval, then the run ends.
 
-    `test` reads as few. A run with stages ends in its first one.
+    `test` reads as few. In a run with stages it is one epoch of every stage.
 
     Parameters
     ----------
@@ -109,16 +114,26 @@ class QuickCheck(LimitBatches):
         super().__init__(batches, batches, batches)
         self._interval: int | None = None
 
-    def on_train_start(self, trainer: ConvnetTrainer) -> None:
+    def on_stage_start(self, trainer: ConvnetTrainer) -> None:
+        """End the stage after its first epoch."""
+        trainer._run_state.stage_end = record.first_epoch(trainer)
+
+    def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Have the epoch evaluated."""
+        super().on_train_epoch_start(trainer)
         self._interval, trainer._eval_interval = trainer._eval_interval, 1
 
     def on_epoch_end(self, trainer: ConvnetTrainer) -> None:
-        """End the run."""
-        trainer.stop_train()
+        """Give the setting back, and end the run unless it has stages."""
+        self._give_back(trainer)
+        if trainer.stage is None:
+            trainer.stop_train()
 
-    def on_train_end(self, trainer: ConvnetTrainer) -> None:
+    def on_exception(self, trainer: ConvnetTrainer) -> None:
         """Give the setting back."""
+        self._give_back(trainer)
+
+    def _give_back(self, trainer: ConvnetTrainer) -> None:
         if self._interval is not None:
             trainer._eval_interval, self._interval = self._interval, None
 

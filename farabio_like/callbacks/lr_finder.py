@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .. import components, loop
+from .. import components, loop, plots
 from ..errors import ConfigError, DataError, HookError
 from .arguments import positive, whole_number
 from .untouched import untouched
@@ -59,14 +59,16 @@ class LRFinderResult:
         -------
         matplotlib.figure.Figure
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = plots.new_figure(6.4, 3.6)
         panel = figure.subplots()
         panel.plot(self.lrs, self.losses, color="0.75", linewidth=1, label="loss")
         panel.plot(self.lrs, self.smoothed, label="smoothed")
         if self.suggestion is not None:
             panel.axvline(self.suggestion, color="crimson", linestyle="--", label=f"suggestion {self.suggestion:.2e}")
+        if self.smoothed:
+            low, high = min(self.smoothed), max(self.smoothed)
+            room = 0.3 * ((high - low) or 1.0)
+            panel.set_ylim(low - room, high + room)  # the last losses may be any number of times as large
         panel.set_xscale("log")
         panel.set_xlabel("learning rate")
         panel.set_ylabel("loss")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .. import data, distributed, reduction
+from .. import data
 from ..errors import ConfigError, HookError
-from .base import Callback, CallbackOrder
+from .base import LOADER_OF, Callback, CallbackOrder
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -79,6 +80,10 @@ class MetricCallback(Callback):
         self._states: dict[str, Any] = {}  # by loader: what the pass under way has gathered
         self._said: set[str] = set()
 
+    def listens_to(self, event: str) -> bool:
+        """Leave out the events of loaders that are not measured."""
+        return LOADER_OF.get(event) in (None, *self.loaders)
+
     def start(self) -> Any:
         """Return the state of a new pass. Called at its first batch."""
         return {}
@@ -94,12 +99,20 @@ class MetricCallback(Callback):
         """
         raise NotImplementedError(f"{type(self).__name__} has to override compute(self, state).")
 
-    def merge(self, states: Sequence[Any]) -> Any:
-        """Return one state for those of several ranks: tensors and numbers are summed, lists joined.
+    def merge(self, states: list[Any]) -> Any:
+        """Return one state for those of several processes, each of which has read a part of the loader.
 
-        Override it where a state holds something else, a minimum say. Called under ``torchrun``, before `compute`.
+        Numbers and tensors are added, lists are joined, of anything else the first is taken. Override it where a
+        state has something else.
         """
-        return reduction.merged_state(states)
+        if not all(isinstance(state, dict) for state in states):
+            raise HookError(f"{type(self).__name__} has to override merge(self, states): its state is no dict.")
+        merged: dict[str, Any] = {}
+        for state in states:
+            for name, value in state.items():
+                adds = isinstance(value, (list, Tensor, int, float)) and not isinstance(value, bool)
+                merged[name] = merged[name] + value if adds and name in merged else merged.get(name, value)
+        return merged
 
     def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Forget what is left of the train pass before, if that was not this one, resumed."""
@@ -143,7 +156,7 @@ class MetricCallback(Callback):
         return {} if state is None else {"train": _copied(state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back a train pass, which the next ``on_train_epoch_start`` then goes on with."""
+        """Take back a train pass, before or after its ``on_train_epoch_start``: its next batch goes on with it."""
         self._states = {"resumed": _copied(state["train"])} if "train" in state else {}
 
     def say_once(self, message: str) -> None:
@@ -154,20 +167,23 @@ class MetricCallback(Callback):
 
     def _begin(self, trainer: ConvnetTrainer, loader: str) -> None:
         self._states.pop(loader, None)
-        if loader == "train" and "resumed" in self._states:
-            self._states["train"] = self._states.pop("resumed")
-        if loader in self.loaders and self.prediction is None:
+        if self.prediction is None:
             trainer.outputs = None  # so that a step which sets none is not measured by those of another pass
 
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
         run = trainer._run_state
-        if loader not in self.loaders or (run.skip and run.ranks is not None):  # a stand-in counts nowhere
+        if run.skip and run.ranks is not None:  # a stand-in for a batch of another rank counts nowhere
             return
         with torch.no_grad():
             prediction, target = self._taken(trainer, loader)
+            self._go_on(loader)
             if loader not in self._states:
                 self._states[loader] = self.start()
             self.update(self._states[loader], prediction, target)
+
+    def _go_on(self, loader: str) -> None:
+        if loader == "train" and "resumed" in self._states:
+            self._states["train"] = self._states.pop("resumed")
 
     def _taken(self, trainer: ConvnetTrainer, loader: str) -> tuple[Any, Any]:
         """Return the batch's prediction and target, detached."""
@@ -183,14 +199,12 @@ class MetricCallback(Callback):
                 )
         return (part.detach() if isinstance(part, Tensor) else part for part in (prediction, target))  # type: ignore
 
-    def _finish(self, trainer: ConvnetTrainer, loader: str) -> None:
-        state = self._states.pop(loader, None)
-        if loader in self.loaders and trainer._run_state.ranks is not None:
-            of_ranks = distributed.gather_objects(data.move(state, torch.device("cpu")))
-            used = [part for part in of_ranks if part is not None]
-            state = self.merge(used) if used else None
+    def _finish(self, trainer: ConvnetTrainer, loader: str) -> bool:
+        """Put the metrics of a pass where they belong, and return whether it had any batch."""
+        self._go_on(loader)
+        state = self._of_all_processes(self._states.pop(loader, None))
         if state is None:
-            return
+            return False
         with torch.no_grad():
             values = {f"{self.prefix}{name}": value for name, value in self.compute(state).items()}
         # By the loader's name: a hook of the subclass may have evaluated since, and changed loader_metrics.
@@ -198,6 +212,12 @@ class MetricCallback(Callback):
         for name, value in values.items():
             self._check_free(name, metrics)
             metrics[name] = value.tolist() if isinstance(value, Tensor) else value
+        return True
+
+    def _of_all_processes(self, state: Any) -> Any:
+        """Return the state of the whole loader, None where no process had a batch."""
+        states = gather(state)
+        return self.merge(states) if len(states) > 1 else next(iter(states), None)
 
     def _check_free(self, name: str, metrics: dict[str, Any]) -> None:
         """Raise a ConfigError if there is a metric of this name already."""
@@ -206,6 +226,22 @@ class MetricCallback(Callback):
                 f"{type(self).__name__}: there is another metric called {name!r} already. "
                 f"Write {type(self).__name__}(prefix='my_') to tell them apart."
             )
+
+
+def gather(state: Any) -> list[Any]:
+    """Return the states of all processes that had a batch of this pass: of a single one its own.
+
+    Every process has to call it, also one that had no batch (None).
+    """
+    states = [state]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        try:
+            distributed = import_module("farabio_like.distributed")
+        except ImportError:
+            pass
+        else:
+            states = distributed.gather_objects(data.move(state, torch.device("cpu")))
+    return [part for part in states if part is not None]
 
 
 def add(state: dict[str, Any], name: str, value: Tensor) -> None:

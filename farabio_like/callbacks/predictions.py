@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import checkpoint, data
 from ..errors import ConfigError
-from .base import Callback
+from .base import LOADER_OF, Callback
 from .transform import check_loaders
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class SavePredictions(Callback):
     ``torch.load(weights_only=True)``: ``prediction_transform(outputs)`` and the targets of all samples in the
     order of the loader, on the CPU. Tensors of the batches are joined along the first dimension, in dicts and
     lists too; those of different shapes stay a list of one entry per batch. A later epoch replaces the file,
-    which is complete whenever it is there.
+    which is complete whenever it is there. What `evaluate_loader` reads is no loader of the run, and goes into no
+    file.
 
     Parameters
     ----------
@@ -52,6 +53,10 @@ class SavePredictions(Callback):
         self._predictions: list[Any] = []
         self._targets: list[Any] = []
 
+    def listens_to(self, event: str) -> bool:
+        """Leave out the events of other loaders."""
+        return LOADER_OF.get(event) in (None, *self.loaders)
+
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Check that there is a place for the file."""
         if "valid" in self.loaders:
@@ -59,33 +64,31 @@ class SavePredictions(Callback):
 
     def on_evaluate_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with none."""
-        self._predictions, self._targets = [], []
+        if not trainer._run_state.further:
+            self._predictions, self._targets = [], []
 
     def on_evaluate_batch_end(self, trainer: ConvnetTrainer) -> None:
         """Keep the batch's."""
-        if "valid" in self.loaders:
+        if not trainer._run_state.further:
             self._keep(trainer)
 
     def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
         """Write the file."""
-        if "valid" in self.loaders:
+        if not trainer._run_state.further:
             self._write(trainer, "valid")
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with none."""
         self._predictions, self._targets = [], []
-        if "test" in self.loaders:
-            self._folder(trainer)
+        self._folder(trainer)
 
     def on_end_test_batch(self, trainer: ConvnetTrainer) -> None:
         """Keep the batch's."""
-        if "test" in self.loaders:
-            self._keep(trainer)
+        self._keep(trainer)
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Write the file."""
-        if "test" in self.loaders:
-            self._write(trainer, "test")
+        self._write(trainer, "test")
 
     def close(self) -> None:
         """Let go of what an error has left."""

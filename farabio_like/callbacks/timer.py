@@ -21,6 +21,8 @@ class Timer(Callback):
     - ``time_model``: the step, with what follows it in ``on_end_training_batch``.
     - ``time_batch``: their sum.
 
+    After a resume in the middle of an epoch they are those of the rest of it.
+
     All are the host's time. A GPU works on by itself, and its time shows where the host waits for it: in
     ``time_model`` only when the step reads something back, else later. ``time_batch`` is right in the mean.
 

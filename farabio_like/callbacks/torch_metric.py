@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from .. import distributed
 from ..errors import ConfigError
 from ..reduction import merged_metric
-from .metric import MetricCallback
+from .metric import MetricCallback, gather
 
 
 class TorchMetric(MetricCallback):
@@ -61,16 +62,18 @@ class TorchMetric(MetricCallback):
             state.to(prediction.device)
         state.update(prediction, target)
 
-    def merge(self, states: Sequence[Any]) -> Any:
-        """Return one metric for those of several ranks."""
-        return merged_metric(states, f"TorchMetric({self.name!r}, ...)")
-
     def compute(self, state: Any) -> dict[str, Any]:
         """Return the metric's value, or values."""
         value = state.compute()
         if isinstance(value, Mapping):
             return {f"{self.name}_{key}": part for key, part in value.items()}
         return {self.name: value}
+
+    def _of_all_processes(self, state: Any) -> Any:
+        states = gather(state)
+        if not distributed.several() or not states:
+            return state
+        return merged_metric(states, f"TorchMetric({self.name!r}, ...)")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the metric has gathered of the train pass under way."""
@@ -82,7 +85,7 @@ class TorchMetric(MetricCallback):
         return {"train": dict(kept.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back a train pass, which the next ``on_train_epoch_start`` then goes on with."""
+        """Take back a train pass, before or after its ``on_train_epoch_start``: its next batch goes on with it."""
         self._states = {}
         if "train" in state:
             metric = self._states["resumed"] = self.start()

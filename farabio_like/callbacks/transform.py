@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import data
 from ..errors import ConfigError, DataError, HookError, closest
-from .base import Callback, CallbackOrder
+from .base import LOADER_OF, Callback, CallbackOrder
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -77,20 +77,21 @@ class BatchTransform(Callback):
         self.loaders = check_loaders("BatchTransform", loaders)
         self.targets = targets
 
+    def listens_to(self, event: str) -> bool:
+        """Leave out the events of other loaders."""
+        return LOADER_OF.get(event) in (None, *self.loaders)
+
     def on_start_training_batch(self, trainer: ConvnetTrainer) -> None:
         """Change a training batch."""
-        if "train" in self.loaders:
-            self._change(trainer)
+        self._change(trainer)
 
     def on_evaluate_batch_start(self, trainer: ConvnetTrainer) -> None:
         """Change a valid batch."""
-        if "valid" in self.loaders:
-            self._change(trainer)
+        self._change(trainer)
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:
         """Let the test loop read changed items."""
-        if "test" in self.loaders:
-            trainer.test_loop_iter = _Changed(trainer.test_loop_iter, self, trainer)
+        trainer.test_loop_iter = _Changed(trainer.test_loop_iter, self, trainer)
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Let go of the trainer."""

@@ -39,6 +39,7 @@ def untouched(trainer: ConvnetTrainer) -> Iterator[None]:
     ]
     restore += [_optimizer_back(part) for part in _parts(kept.values()) if isinstance(part, torch.optim.Optimizer)]
     restore += [_scheduler_back(part) for part in components.each(trainer.scheduler)]
+    averages = [c for c in components.each(trainer.callbacks, list, tuple) if hasattr(c, "sign") and c.belongs(trainer)]
     trainer.callbacks, state.listeners = [], {}
     loader = trainer.train_loader
     if isinstance(loader, DataLoader) and loader.persistent_workers:
@@ -60,6 +61,8 @@ def untouched(trainer: ConvnetTrainer) -> Iterator[None]:
         for value, content in contents:
             value.clear()
             value.extend(content) if isinstance(value, list) else value.update(content)
+        for average in averages:
+            average.sign(trainer)  # the weights are again those that it belongs to
 
 
 def _parts(values: Iterable[Any]) -> Iterator[Any]:

@@ -7,27 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .base import EVENTS, Callback, _listener
+from .base import EVENTS, LOADER_OF, Callback, _listener
 from .transform import check_loaders
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
-# The loader that an event is about, and for the first event of a pair the other one.
-_LOADERS = {
-    "on_train_epoch_start": "train",
-    "on_start_training_batch": "train",
-    "on_end_training_batch": "train",
-    "on_train_epoch_end": "train",
-    "on_evaluate_epoch_start": "valid",
-    "on_evaluate_batch_start": "valid",
-    "on_evaluate_batch_end": "valid",
-    "on_evaluate_epoch_end": "valid",
-    "on_test_start": "test",
-    "on_start_test_batch": "test",
-    "on_end_test_batch": "test",
-    "on_test_end": "test",
-}
+# The event that an event is followed by.
 _PAIRS = {
     "on_train_epoch_start": "on_train_epoch_end",
     "on_start_training_batch": "on_end_training_batch",
@@ -70,6 +56,8 @@ class Only(Callback):
     range(1, 9)
     """
 
+    is_wrapper = True
+
     def __init__(
         self,
         callback: Callback,
@@ -99,7 +87,8 @@ class Only(Callback):
         # Methods of the instance: an event that the callback does not override must not look overridden here.
         for event in EVENTS:
             method = _listener(callback, event)
-            if method is not None:
+            left_out = self.loaders is not None and LOADER_OF.get(event, self.loaders[0]) not in self.loaders
+            if method is not None and not left_out:
                 setattr(self, event, partial(self._pass, event, method) if self._filters(event) else method)
 
     def close(self) -> None:
@@ -121,7 +110,7 @@ class Only(Callback):
 
     @staticmethod
     def _filters(event: str) -> bool:
-        return event in _LOADERS or event == "on_epoch_end"
+        return event in LOADER_OF or event == "on_epoch_end"
 
     def _pass(self, event: str, method: Callable[[ConvnetTrainer], Any], trainer: ConvnetTrainer) -> None:
         enabled = self._let_in.pop(event, None)
@@ -133,9 +122,6 @@ class Only(Callback):
             method(trainer)
 
     def _enabled(self, event: str, trainer: ConvnetTrainer) -> bool:
-        loader = _LOADERS.get(event)
-        if self.loaders is not None and loader is not None and loader not in self.loaders:
-            return False
-        if self.epochs is not None and loader != "test" and trainer.epoch not in self.epochs:
+        if self.epochs is not None and LOADER_OF.get(event) != "test" and trainer.epoch not in self.epochs:
             return False
         return self.when is None or bool(self.when(trainer))

@@ -1,13 +1,14 @@
 """The terminal: a header, one aligned line per epoch, a bar while a loader is read, a closing line.
 
-Lines go to stdout, the bar to stderr. Nothing is wider than 80 columns, except a path that is.
+Lines go to stdout, the bar to stderr. Where no bar is seen, a plain line a minute says that a long pass goes on.
+Nothing is wider than 80 columns, except a path that is; there are no colours.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +17,9 @@ from .. import distributed
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
 REDRAW_SECONDS = 0.1
+NARROWEST_BAR = 5
+HEARTBEAT_SECONDS = 60.0
+LOOK_SECONDS = 5.0  # how often a heartbeat looks at the clock
 
 
 class Console:
@@ -26,7 +30,7 @@ class Console:
     verbose : bool
         Without it nothing is printed, the bar excepted.
     use_tqdm : bool or None
-        None shows a bar where stderr is a terminal.
+        None shows a bar where stderr is a terminal or a notebook.
     """
 
     def __init__(self, verbose: bool = True, use_tqdm: bool | None = None) -> None:
@@ -38,6 +42,9 @@ class Console:
         self._first = 0
         self._digits = 0
         self._said: set[str] = set()
+        self._epochs: list[float] = []  # seconds of those that this process trained
+        self._epochs_left = 0
+        self._epoch_ended = 0.0
 
     def line(self, text: str = "") -> None:
         """Print one line."""
@@ -64,6 +71,9 @@ class Console:
 
     def epoch(self, entry: Mapping[str, Any], last_epoch: int, best: bool) -> None:
         """Print the line of an epoch; the headings come before the first one and when the metrics change."""
+        self._epochs.append(entry["seconds"])
+        self._epochs_left = last_epoch - entry["epoch"]
+        self._epoch_ended = perf_counter()
         if not self.verbose:
             return
         if len(str(last_epoch)) > self._digits or not set(_columns(entry)) <= self._known:
@@ -100,10 +110,38 @@ class Console:
         if len(found) > len(chosen):
             self.line(f"({len(found) - len(chosen)} more columns do not fit here; they are in the history)")
 
-    def bar(self, name: str, total: int | None, epoch: str, quiet: bool = False) -> Bar | None:
-        """Return a bar for one pass over a loader, None where none is wanted."""
-        wanted = sys.stderr is not None and sys.stderr.isatty() if self.use_tqdm is None else self.use_tqdm
-        return Bar(f"{epoch} {name}", total) if wanted and not quiet and distributed.is_main() else None
+    def seconds_left(self) -> float | None:
+        """Return the seconds that the run will still take, by the mean of its epochs; None before the first one."""
+        if not self._epochs or self._epochs_left <= 0:
+            return None
+        mean = sum(self._epochs) / len(self._epochs)
+        return max(0.0, self._epochs_left * mean - (perf_counter() - self._epoch_ended))
+
+    def bar(self, name: str, total: int | None, epoch: str, timed: bool = False) -> Bar | None:
+        """Return a bar for one pass over a loader, None where none is wanted.
+
+        Parameters
+        ----------
+        name : str
+            Of the loader.
+        total : int or None
+            Number of batches.
+        epoch : str
+            Put before the name.
+        timed : bool
+            Say how long the run will still take.
+        """
+        wanted = _draws_bars(sys.stderr) if self.use_tqdm is None else self.use_tqdm
+        if not wanted or not distributed.is_main():
+            return None
+        return Bar(f"{epoch} {name}", total, self.seconds_left if timed else None)
+
+    def heartbeat(self, name: str, total: int | None, epoch: str, timed: bool = False) -> Heartbeat | None:
+        """Return what prints a line a minute during one pass over a loader, None where a terminal shows a bar."""
+        seen = _is_terminal(sys.stdout) and self.use_tqdm is not False and _draws_bars(sys.stderr)
+        if not self.verbose or not distributed.is_main() or seen or _is_notebook(sys.stdout):
+            return None
+        return Heartbeat(self, f"{epoch} {name}".strip(), total, self.seconds_left if timed else None)
 
 
 class Bar:
@@ -112,8 +150,9 @@ class Bar:
     It appears after `REDRAW_SECONDS`, so a pass that is over by then shows none.
     """
 
-    def __init__(self, text: str, total: int | None) -> None:
-        self.text = text
+    def __init__(self, text: str, total: int | None, seconds_left: Callable[[], float | None] | None = None) -> None:
+        self.text = text.strip()
+        self.seconds_left = seconds_left
         self.total = total
         self.bar: Any = None
         self.pending = 0
@@ -129,10 +168,7 @@ class Bar:
     def draw(self) -> None:
         """Draw what was counted."""
         if self.bar is None:
-            from tqdm.auto import tqdm
-
-            # Without the thread by which tqdm watches its bars: it would outlive the run.
-            kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+            kind = _tqdm(self.seconds_left)
             self.bar = kind(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
             # Its rate counts from the first batch, not from here.
             self.bar.start_t = self.bar.start_t - (perf_counter() - self.started)
@@ -145,6 +181,74 @@ class Bar:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _tqdm(seconds_left: Callable[[], float | None] | None) -> Any:
+    """Return a class of bars that end with the time that the run will still take, where that fits."""
+    from tqdm.auto import tqdm
+
+    class Transient(tqdm):
+        monitor_interval = 0  # without the thread by which tqdm watches its bars: it would outlive the run
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            shown = super().format_dict
+            left = seconds_left() if seconds_left is not None else None
+            if left is not None:
+                shown["postfix"] = f"run {seconds(left)}"
+                width = shown["ncols"] if isinstance(shown["ncols"], int) else math.inf
+                if len(self.format_meter(**{**shown, "ncols": 0})) + NARROWEST_BAR > width:
+                    shown["postfix"] = None  # tqdm would cut it off in the middle
+            return shown
+
+    return Transient
+
+
+class Heartbeat:
+    """Prints a line when a pass lasts. The loop compares two numbers per batch, and calls `look` now and then."""
+
+    def __init__(
+        self, console: Console, text: str, total: int | None, seconds_left: Callable[[], float | None] | None
+    ) -> None:
+        self.console = console
+        self.text = text
+        self.total = total
+        self.seconds_left = seconds_left
+        self.started = self.printed = perf_counter()
+
+    def look(self, done: int) -> int:
+        """Print a line when one is due, and return after how many batches to look again.
+
+        Parameters
+        ----------
+        done : int
+            Batches so far, 1 at least.
+        """
+        now = perf_counter()
+        passed = now - self.started
+        if now - self.printed >= HEARTBEAT_SECONDS:
+            self.printed = now
+            total = f"/{self.total}" if self.total else ""
+            text = f"{self.text}: {done}{total} batches, {seconds(passed)}"
+            if self.total and self.total >= done:
+                text += f", {seconds(passed / done * (self.total - done))} left"
+            left = self.seconds_left() if self.seconds_left is not None else None
+            run = "" if left is None else f", run {seconds(left)} left"
+            self.console.line((text + run if len(text + run) <= WIDTH else text)[:WIDTH])
+        # Twice as many batches at most: the first ones may be quicker than the rest.
+        return done + max(1, min(done, int(LOOK_SECONDS * done / passed) if passed > 0 else done))
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _is_notebook(stream: Any) -> bool:
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
+
+
+def _draws_bars(stream: Any) -> bool:
+    return _is_terminal(stream) or _is_notebook(stream)
 
 
 def _columns(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from farabio_like import Callback, CallbackOrder, ConfigError, HookError, Logger
-from farabio_like.callbacks import base
+from farabio_like.callbacks import (
+    Accuracy,
+    BatchTransform,
+    Checkpoint,
+    LimitBatches,
+    Only,
+    PeriodicEvaluation,
+    QuickCheck,
+    SavePredictions,
+    base,
+)
 from tests.trainers import INPUTS, TARGETS, Tiny
 
 
@@ -217,3 +227,59 @@ def test_stop_loader_stops_the_loader_alone():
     trainer.callbacks = [First()]
     assert len(trainer.train()) == 2
     assert trainer.step == 2 and trainer.loader_name is None
+
+
+@pytest.mark.parametrize("as_container", [tuple, lambda callbacks: dict(enumerate(callbacks)), list])
+def test_callbacks_in_any_container_are_called_and_closed(as_container):
+    first, second = Observer("a"), Observer("b")
+    trainer = Own()
+    trainer.callbacks = as_container([first, second])
+    trainer.train()
+    assert first.closed == second.closed == 1
+
+
+def test_the_same_callback_in_a_wrapper_is_in_the_run_twice():
+    callback = Observer("a")
+    with pytest.raises(ConfigError, match=r"twice, the second at \[1\]"):
+        base.listeners([callback, Only(Only(callback, epochs=1), loaders=("train",))])
+
+
+def test_an_interrupt_while_cleaning_up_leaves_nothing_open(capfd):
+    class Interrupted(Callback):
+        def on_train_end(self, trainer):
+            raise KeyboardInterrupt
+
+    first, last = Observer("a", fails_in="on_epoch_end"), Observer("b")
+    with pytest.raises(ZeroDivisionError):
+        trainer_with(first, Interrupted(), last).train()
+    assert (first.closed, last.closed) == (1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_with(Interrupted(), last).train()
+    assert last.closed == 2
+
+
+BATCH_EVENTS = {event for event in base.EVENTS if "batch" in event}
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        (Checkpoint(), set()),
+        (Checkpoint(every_epochs=2), set()),
+        (Checkpoint(every_steps=2), {"on_end_training_batch"}),
+        (Checkpoint(every_minutes=2), {"on_end_training_batch"}),
+        (PeriodicEvaluation([1], "a"), set()),
+        (PeriodicEvaluation([1], "a", every_steps=3), {"on_end_training_batch"}),
+        (LimitBatches(), set()),
+        (LimitBatches(valid=2), {"on_evaluate_batch_start"}),
+        (QuickCheck(), {"on_end_training_batch", "on_evaluate_batch_start", "on_end_test_batch"}),
+        (Accuracy(loaders=("valid",)), {"on_evaluate_batch_end"}),
+        (SavePredictions(), {"on_end_test_batch"}),
+        (BatchTransform(abs), {"on_start_training_batch"}),
+        (Only(Accuracy(), loaders=("test",)), {"on_end_test_batch"}),
+        (Only(LimitBatches(valid=2), epochs=1), {"on_evaluate_batch_start"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_event_that_is_not_needed_costs_nothing(callback, expected):
+    assert set(base.listeners([callback])) & BATCH_EVENTS == expected

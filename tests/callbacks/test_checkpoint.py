@@ -99,9 +99,16 @@ def test_every_steps():
 
 
 def test_every_minutes(monkeypatch):
-    clock = iter(range(0, 10_000, 25))  # seconds; read at the start, once a step and once a file
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    trainer = run([0.1] * 3, Checkpoint(top_k=0, every_minutes=1))
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow(Callback):
+        order = 0
+
+        def on_start_training_batch(self, trainer):
+            now[0] += 25
+
+    trainer = run([0.1] * 3, Slow(), Checkpoint(top_k=0, every_minutes=1))
     assert files(trainer) == ["step-00000003.ckpt", "step-00000006.ckpt", "step-00000009.ckpt"]
 
 

@@ -158,3 +158,33 @@ def test_a_pattern_without_a_match_names_the_nearest():
 def test_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Unfreeze(*arguments)
+
+
+def test_what_a_hook_freezes_during_the_run_stays_frozen():
+    class Thaws(Parts):
+        def on_train_epoch_start(self):
+            if self.epoch == 3:
+                self.model.encoder.requires_grad_(False)
+
+    trainer, changes = Thaws({"_num_epochs": 4}), Changes()
+    trainer.callbacks = [changes, Freeze("encoder.*", until_epoch=2), Freeze("head.*", from_epoch=9)]
+    trainer.train()
+    assert changes.changed == [{"head"}, {"head"}, {"head", "statistics"}, {"head", "statistics"}]
+    assert not any(p.requires_grad for p in trainer.model.encoder.parameters())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_flags_are_back_after_each_epoch_whatever_the_order(order):
+    class Looks(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_evaluate_epoch_start(self, trainer):
+            self.seen.append([p.requires_grad for p in trainer.model.parameters()])
+
+    trainer, looks = Parts(), Looks()
+    before = flags(trainer)[0]
+    given = [Freeze("*"), Unfreeze("encoder.*"), Freeze("encoder.0.*")]
+    trainer.callbacks = [looks, *[given[index] for index in order]]
+    trainer.train()
+    assert looks.seen == [before, before] and all(module.training for module in trainer.model.modules())

@@ -83,3 +83,10 @@ def test_mistakes():
     data = batches(torch.ones(4), torch.zeros(4))
     with pytest.raises(ConfigError, match="another metric called 'mae'"):
         replay([FunctionMetric("mae", mae), FunctionMetric("mae", mae)], data).train()
+
+
+@pytest.mark.parametrize("per", ["batch", "loader"])
+def test_the_name_of_the_loss_is_taken(per):
+    with pytest.raises(ConfigError, match="that of the loss itself"):
+        FunctionMetric("loss", lambda prediction, target: 0.0, per=per)
+    assert FunctionMetric("loss", lambda prediction, target: 0.0, per=per, prefix="other_").name == "loss"

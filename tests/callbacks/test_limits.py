@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import Callback, ConfigError
+from farabio_like import Callback, ConfigError, Stage
 from farabio_like.callbacks.limits import LimitBatches, OverfitBatches, QuickCheck
 from tests.trainers import INPUTS, TARGETS, Tiny
 
@@ -172,3 +172,16 @@ def test_arguments_are_checked(value):
     for kind in (OverfitBatches, QuickCheck):
         with pytest.raises(ConfigError, match=rf"{kind.__name__}\(batches\) is .*1 or more"):
             kind(value)
+
+
+def test_quick_check_runs_an_epoch_of_every_stage():
+    class Staged(Noting):
+        def on_stage_start(self):
+            self.stages = [*getattr(self, "stages", []), self.stage.name]
+
+    stages = [Stage("a", 3), Stage("b", 4, eval_interval=4), Stage("c", 2)]
+    trainer = Staged({"_stages": stages, "_eval_interval": 3})
+    trainer.callbacks = [QuickCheck(1)]
+    history = trainer.train()
+    assert trainer.stages == ["a", "b", "c"] and len(history) == 3 and all(entry["valid"] for entry in history)
+    assert trainer._eval_interval == 3

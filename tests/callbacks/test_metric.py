@@ -14,12 +14,12 @@ from farabio_like.callbacks.auc import AUC
 from farabio_like.callbacks.base import Callback, CallbackOrder
 from farabio_like.callbacks.confusion_matrix import ConfusionMatrix
 from farabio_like.callbacks.function_metric import FunctionMetric
-from farabio_like.callbacks.metric import MetricCallback, joined, keep
+from farabio_like.callbacks.metric import MetricCallback, gather, joined, keep
 from farabio_like.callbacks.overlap import Dice, IoU
 from farabio_like.callbacks.precision_recall import PrecisionRecallF1
 from tests.trainers import INPUTS, TARGETS, Tiny
 
-from .replay import Replay, batches, replay
+from .replay import Replay, batches, measure, replay, scores
 
 
 class Bias(MetricCallback):
@@ -368,3 +368,64 @@ def test_a_warning_is_said_once():
         for each, text in itertools.product((metric, other), ("one", "one", "two")):
             each.say_once(text)
     assert [str(w.message) for w in said] == ["one", "two", "one", "two"]
+
+
+MERGED = [
+    Accuracy(top_k=(1, 3)),
+    AUC(),
+    PrecisionRecallF1(),
+    Dice(),
+    IoU(per_image=True),
+    FunctionMetric("error", lambda prediction, target: (prediction.argmax(1) != target).float().mean(), per="loader"),
+]
+
+
+@pytest.mark.parametrize("metric", MERGED, ids=lambda metric: type(metric).__name__)
+def test_parts_of_a_loader_read_by_several_processes_give_what_one_gives(metric):
+    prediction, target = scores(40, 4)
+    given = batches(prediction, target)
+    states = []
+    for part in (given[:1], given[1:2], given[2:]):
+        states.append(metric.start())
+        for batch in part:
+            metric.update(states[-1], *batch)
+    ours = metric.compute(metric.merge(states))
+    for name, value in measure(metric, prediction, target, size=40).items():
+        assert torch.as_tensor(ours[name]).tolist() == pytest.approx(value, nan_ok=True), name
+
+
+def test_the_range_of_scores_is_that_of_all_processes():
+    merged = Accuracy().merge([{"low": torch.tensor(1.0), "high": torch.tensor(2.0)}, {"low": torch.tensor(-1.0)}, {}])
+    assert (merged["low"].item(), merged["high"].item()) == (-1, 2)
+
+
+def test_a_state_that_is_no_dict_has_to_be_merged_by_its_metric():
+    with pytest.raises(HookError, match="has to override merge"):
+        Bias().merge([[1], [2]])
+
+
+def test_a_single_process_gathers_its_own_state():
+    assert gather({"a": 1}) == [{"a": 1}] and gather(None) == []
+
+
+def test_a_resumed_pass_may_be_given_before_and_after_its_start():
+    metric, whole = Bias(loaders=("train",)), Bias(loaders=("train",))
+    prediction, target = torch.arange(4.0), torch.zeros(4)
+    for part in (metric, whole):
+        part._states["train"] = part.start()
+        part.update(part._states["train"], prediction, target)
+    saved = metric.state_dict()
+    trainer = replay(fresh := Bias(loaders=("train",)), batches(prediction + 1, target))
+
+    class Resumes(Callback):
+        order = 1000
+
+        def on_train_start(self, trainer):
+            fresh.load_state_dict(saved)
+
+        on_train_epoch_start = on_train_start
+
+    trainer.callbacks.append(Resumes())
+    (entry,) = trainer.train()
+    assert entry["train"]["bias"] == pytest.approx((prediction.sum() + (prediction + 1).sum()).item() / 8)
+    assert fresh.state_dict() == {}

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from farabio_like.callbacks.evaluation import PeriodicEvaluation
 from farabio_like.callbacks.predictions import SavePredictions, _join
 from farabio_like.errors import ConfigError
 from tests.trainers import INPUTS, TARGETS, Tiny
@@ -92,3 +93,13 @@ def test_no_place_to_write_to():
 def test_the_train_loader_is_not_among_them():
     with pytest.raises(ConfigError, match="no loader 'train' for it. There are: test, valid"):
         SavePredictions(("train",))
+
+
+def test_a_further_loader_is_not_taken_for_the_valid_one():
+    further = [(INPUTS[:2] + 5, TARGETS[:2])]
+    trainer = run(Tiny, SavePredictions(("valid",), "elsewhere"), PeriodicEvaluation(further, "far"))
+    assert torch.equal(read("elsewhere/valid.pt")["targets"], TARGETS)
+    trainer.evaluate_loader(further)
+    assert torch.equal(read("elsewhere/valid.pt")["targets"], TARGETS)
+    trainer.evaluate_epoch()
+    assert torch.equal(read("elsewhere/valid.pt")["targets"], TARGETS)

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 
-from farabio_like.callbacks.averaging import EMA, SWA
 from farabio_like.callbacks.base import EVENTS, Callback, FunctionCallback, listeners
+from farabio_like.callbacks.ema import EMA
+from farabio_like.callbacks.swa import SWA
 from farabio_like.callbacks.wrapper import Only
 from farabio_like.errors import ConfigError
 from tests.trainers import Tiny

@@ -151,7 +151,14 @@ class Workers(Base):
         self.train_loader = DataLoader(samples(22), batch_size=8, shuffle=True, num_workers=1)
 
 
-VARIANTS = (Base, OneLeft, OwnStep, Pair, Named, Weighted, Enumerated, Workers)
+class Accumulated(Base):
+    """Windows of two batches, of which the last one stays half empty."""
+
+    def define_compute_attr(self):
+        self._accumulation_steps, self._clip_norm = 2, 0.5
+
+
+VARIANTS = (Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers)
 
 
 def parity():

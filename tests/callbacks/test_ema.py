@@ -1,46 +1,16 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from farabio_like import components
-from farabio_like.callbacks.averaging import EMA, SWA
 from farabio_like.callbacks.base import Callback
+from farabio_like.callbacks.ema import EMA
+from farabio_like.callbacks.lr_finder import find_lr
+from farabio_like.callbacks.wrapper import Only
 from farabio_like.errors import CheckpointError, ConfigError
-from tests.trainers import INPUTS, TARGETS, Tiny
-
-
-def averaged_network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
-
-
-class Deep(Tiny):
-    def build_model(self):
-        self.model = averaged_network()
-        self.criterion = nn.MSELoss()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-
-
-class Pair(Tiny):
-    def build_model(self):
-        self.model = {"a": nn.Linear(3, 2), "b": nn.Linear(2, 1)}
-        self.criterion = nn.MSELoss()
-        both = [*self.model["a"].parameters(), *self.model["b"].parameters()]
-        self.optimizer = torch.optim.SGD(both, lr=0.1)
-
-    def forward(self):
-        return self.model["b"](self.model["a"](self.inputs))
-
-
-class Attributes(Pair):
-    def build_model(self):
-        super().build_model()
-        self.first, self.second = self.model["a"], self.model["b"]
-        self.model = None
-
-    def forward(self):
-        return self.second(self.first(self.inputs))
+from tests.callbacks.averaged import Attributes, Deep, Failing, Pair, Seen, flat, run
+from tests.trainers import INPUTS, Tiny
 
 
 class Reference(Callback):
@@ -56,32 +26,6 @@ class Reference(Callback):
 
     def on_end_training_batch(self, trainer):
         self.model.update_parameters(trainer.model)
-
-
-class Seen(Callback):
-    """The weights that every evaluated batch sees, and those after the evaluation."""
-
-    def __init__(self):
-        self.inside, self.outside = [], []
-
-    def on_evaluate_batch_start(self, trainer):
-        self.inside.append(flat(trainer))
-
-    def on_epoch_end(self, trainer):
-        self.outside.append(flat(trainer))
-
-    on_end_test_batch = on_evaluate_batch_start
-
-
-def flat(trainer):
-    return torch.cat([p.detach().flatten() for m in components.modules_of(trainer) for p in m.parameters()]).clone()
-
-
-def run(kind, *callbacks, **settings):
-    trainer = kind(settings)
-    trainer.callbacks = list(callbacks)
-    trainer.train()
-    return trainer
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
@@ -136,18 +80,6 @@ def test_before_the_first_update_there_is_no_average():
     trainer = run(Tiny, ema, seen)
     assert ema.model_state(trainer) == {}
     assert torch.equal(seen.inside[-1], flat(trainer))
-
-
-class Failing(Tiny):
-    fails = True
-
-    def on_evaluate_batch_end(self):
-        if self.fails and self.epoch == 2:
-            raise ValueError("mine")
-
-    def on_end_test_batch(self):
-        if self.fails:
-            raise ValueError("mine")
 
 
 def test_raw_weights_are_back_after_an_error_in_the_evaluation():
@@ -266,99 +198,98 @@ def test_ema_arguments(arguments, message):
         EMA(**arguments)
 
 
-def test_swa_is_the_mean_of_the_epochs_with_new_statistics():
-    swa, seen = SWA(start_epoch=2), Seen()
-    trainer = run(Deep, swa, seen, _num_epochs=4)
-    mean = torch.stack(seen.outside[1:]).mean(0)
-    assert torch.allclose(flat(trainer), mean, atol=1e-6)
-    reference = averaged_network()
-    reference.load_state_dict(trainer.model.state_dict())
-    update_bn(trainer.train_loader, reference)
-    for key, value in reference.state_dict().items():
-        assert torch.allclose(trainer.model.state_dict()[key], value, atol=1e-6), key
-    assert trainer.model[1].momentum == 0.1
-    assert torch.equal(seen.outside[-1], torch.cat([swa.raw[n].flatten() for n, _ in trainer.model.named_parameters()]))
-    plain = run(Deep, _num_epochs=4)
-    for key, value in plain.model.state_dict().items():
-        assert torch.equal(swa.raw[key], value), key
-    trainer.model.eval()
-    expected = nn.functional.mse_loss(trainer.model(INPUTS), TARGETS).item()
-    assert trainer.test()["loss"] == pytest.approx(expected)
+def raw_output(trainer, inputs=INPUTS):
+    with torch.no_grad():
+        return trainer.model(inputs)
 
 
-def test_swa_weights_are_those_of_the_run_folder_and_of_the_test():
-    swa = SWA(start_epoch=1)
-    trainer = run(Deep, swa, _logdir="runs", _num_epochs=2)
-    saved = torch.load(trainer.run_dir / "model.pth", weights_only=True)
-    assert torch.equal(saved["0.weight"], trainer.model[0].weight)
-    before = flat(trainer)
-    trainer.test()
-    assert torch.equal(flat(trainer), before)
-    assert trainer._run_state.weights == "the average of 2 epochs"
+def test_predict_and_val_step_use_the_average_and_leave_the_weights():
+    ema = EMA(0.9)
+    trainer = run(Tiny, ema)
+    raw, weights = raw_output(trainer), ema.model_state(trainer)
+    expected = INPUTS @ weights["weight"].T + weights["bias"]
+    predictions = trainer.predict([INPUTS, INPUTS])
+    assert torch.allclose(next(predictions), expected) and not torch.allclose(raw, expected)
+    assert torch.equal(raw_output(trainer), raw)  # between two batches too
+    assert torch.allclose(trainer.val_step((INPUTS, INPUTS[:, :1]))["prediction"], expected)
+    with pytest.raises(RuntimeError):
+        next(trainer.predict(torch.rand(2, 7)))
+    assert torch.equal(raw_output(trainer), raw)
+    with ema.applied(trainer), ema.applied(trainer):
+        assert torch.allclose(raw_output(trainer), expected)
+    assert torch.equal(raw_output(trainer), raw)
 
 
-def test_swa_sets_the_rate_and_gives_it_back():
-    rates = []
-
-    class Rates(Callback):
-        def on_train_epoch_end(self, trainer):
-            rates.append(trainer.get_lr())
-
-    trainer = run(Tiny, SWA(2, lr=0.5), Rates(), _num_epochs=3)
-    assert rates == [0.1, 0.5, 0.5] and trainer.get_lr() == 0.1
+def test_weights_trained_since_are_predicted_with_as_they_are():
+    trainer = run(Tiny, EMA(0.9))
+    trainer.train_step((INPUTS, INPUTS[:, :1]))
+    assert torch.equal(next(trainer.predict(INPUTS)), raw_output(trainer))
 
 
-def test_swa_after_an_error_leaves_the_weights():
-    trainer, swa = Failing({"_num_epochs": 2}), SWA(1)
-    trainer.callbacks = [swa]
-    with pytest.raises(ValueError, match="mine"):
-        trainer.train()
-    assert torch.equal(flat(trainer), flat(run(Tiny, _num_epochs=2))) and swa.raw is None
+def test_predict_within_a_step_leaves_the_weights_of_its_backward_pass():
+    class Predicts(Deep):
+        def compute_loss(self):
+            loss = super().compute_loss()
+            if torch.is_grad_enabled():
+                outputs, loss_of_step = self.outputs, loss
+                self.seen = next(self.predict(self.inputs))
+                self.outputs, loss = outputs, loss_of_step
+            return loss
+
+    assert len(run(Predicts, EMA(0.9)).history) == 2
 
 
-def test_swa_goes_on_from_a_saved_state():
-    class Stops(Deep):
-        def on_epoch_end(self):
-            if self.config.get("_stops") and self.epoch == 2:
-                raise ValueError("killed")
-
-    whole, first, second = SWA(1), SWA(1), SWA(1)
-    trainer = run(Stops, whole, _num_epochs=4)
-    half = Stops({"_num_epochs": 4, "_stops": True})
-    half.callbacks = [first]
-    with pytest.raises(ValueError, match="killed"):
-        half.train()
-    resumed = Stops({"_start_epoch": 3, "_num_epochs": 4})
-    components.load_model_state(resumed.model, components.model_state(half.model), "half")
-    second.load_model_state(resumed, first.model_state(half))
-    second.load_state_dict(first.state_dict())
-    resumed.callbacks = [second]
-    resumed.train()
-    assert torch.equal(flat(resumed), flat(trainer))
-
-
-@pytest.mark.parametrize(
-    ("swa", "settings", "message"),
-    [
-        (SWA(5), {}, "the last epoch is 2"),
-        (SWA(1), {"_load_best": True, "_logdir": "runs"}, "leave one of them out"),
-    ],
-)
-def test_swa_and_settings_that_contradict_it(swa, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        run(Tiny, swa, **settings)
-
-
-def test_swa_arguments():
-    with pytest.raises(ConfigError, match="number of an epoch"):
-        SWA(0)
-    with pytest.raises(ConfigError, match="above 0"):
-        SWA(1, lr=0)
-
-    class Scheduled(Tiny):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_half_precision_weights_does_not_stall(dtype):
+    class Half(Tiny):
         def build_model(self):
             super().build_model()
-            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
+            self.model = self.model.to(dtype)
 
-    with pytest.raises(ConfigError, match="both set the rate"):
-        run(Scheduled, SWA(1, lr=0.1), _scheduler_step="step")
+        def forward(self):
+            return self.model(self.inputs.to(dtype)).float()
+
+    class Exact(Callback):
+        average = None
+
+        def on_end_training_batch(self, trainer):
+            weight = trainer.model.weight.detach().double()
+            self.average = weight if self.average is None else 0.999 * self.average + 0.001 * weight
+
+    ema, exact = EMA(0.999), Exact()
+    trainer = run(Half, ema, exact, _num_epochs=20)
+    ours = ema.model_state(trainer)["weight"]
+    assert ours.dtype == torch.float32 and torch.allclose(ours.double(), exact.average, atol=1e-6)
+    assert trainer.model.weight.dtype == dtype  # and 20 evaluations with the average have rounded nothing
+    trainer.test()
+    fresh, other = EMA(0.999), Half()
+    fresh.load_model_state(other, ema.model_state(trainer))
+    assert torch.equal(fresh.model_state(other)["weight"], ours)
+
+
+def test_find_lr_between_two_trainings_does_not_lose_the_average():
+    ema = EMA(0.9)
+    trainer = run(Tiny, ema)
+    expected = next(trainer.predict(INPUTS))
+    find_lr(trainer, num_steps=5)
+    assert torch.equal(next(trainer.predict(INPUTS)), expected)
+
+
+def test_a_callback_inside_wrappers_is_saved_once_under_its_name():
+    class Holds(Callback):
+        def __init__(self, callback):
+            self.callback = callback
+
+    ema = EMA(0.9)
+    wrapped = Only(Only(ema, loaders=("train", "valid")), epochs=(1, 2))
+    trainer = run(Tiny, wrapped, Holds(ema), _logdir="runs")
+    saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["averages"]
+    assert list(saved) == ["EMA"] and torch.equal(saved["EMA"]["weight"], ema.model_state(trainer)["weight"])
+
+
+def test_a_state_of_another_device_or_precision_is_taken_as_it_is():
+    ema, fresh = EMA(0.9), EMA(0.9)
+    trainer = run(Tiny, ema)
+    state = ema.state_dict()
+    fresh.load_state_dict({"averages": {name: average.double() for name, average in state["averages"].items()}})
+    assert torch.equal(fresh.model_state(trainer)["weight"], ema.model_state(trainer)["weight"])
