@@ -223,7 +223,14 @@ def evaluation():
             AUC(),
             Accuracy(prefix="callback_"),
             Dice(),
-            TorchMetric("calibration", torchmetrics.CalibrationError(task="multiclass", num_classes=2)),
+            TorchMetric("kappa", torchmetrics.CohenKappa(task="multiclass", num_classes=2)),
+            TorchMetric(
+                "correlation",  # its parts are merged by a function of its own
+                torchmetrics.SpearmanCorrCoef(),
+                prediction=lambda trainer: trainer.outputs[:, 1],
+                target=lambda trainer: trainer.outputs[:, 0],
+                loaders=("valid",),
+            ),
         ]
         found[number] = {**trainer.evaluate_epoch(), "samples": number}
         found[number].pop("sometimes", None)
