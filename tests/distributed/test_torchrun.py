@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -143,11 +144,10 @@ def test_digits_is_as_good_on_two_ranks(tmp_path):
     accuracies = []
     for ranks in (1, 2, 3):
         printed, _ = torchrun(ranks, ROOT / "examples" / "digits.py", folder=tmp_path)
-        lines = [line for line in printed.splitlines() if line.startswith("test accuracy")]
-        assert len(lines) == 1
-        accuracies.append(float(lines[0].split()[-1]))
+        (accuracy,) = re.findall(r"^test accuracy (\d\.\d+)", printed, re.MULTILINE)
+        accuracies.append(float(accuracy))
     assert min(accuracies) > 0.97, accuracies
-    assert max(accuracies) - min(accuracies) <= 0.0151, accuracies  # 6 of 400 images: dropout differs by rank
+    assert max(accuracies) - min(accuracies) <= 0.0051, accuracies
     assert len(list((tmp_path / "runs" / "Digits").iterdir())) == 3
 
 
