@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+STAMP_ALL = $(VENV)/.installed-all
 BENCH_VENV = .venv-bench
 BENCH_BIN = $(BENCH_VENV)/bin
 BENCH_STAMP = $(BENCH_VENV)/.installed
@@ -43,6 +44,11 @@ help: ## list the targets
 $(STAMP): $(DECLARED)
 	@$(call make_venv,$(VENV))
 	@echo "installing into $(VENV); the first time this downloads PyTorch and takes some minutes"
+	$(PIP_INSTALL) "$(BIN)/python" -m pip install -e ".[dev]"
+	@touch "$@"
+
+# The services that only slow tests talk to bring many packages along.
+$(STAMP_ALL): $(STAMP)
 	$(PIP_INSTALL) "$(BIN)/python" -m pip install -e ".[all]"
 	@touch "$@"
 
@@ -53,10 +59,10 @@ test: $(STAMP) ## install everything into .venv and run the tests that are not s
 	"$(BIN)/python" -m pytest -m "not slow" $(PYTEST_ARGS)
 
 # pytest's status 5, no test selected, is no failure here.
-test-slow: $(STAMP) ## run the slow tests
+test-slow: $(STAMP_ALL) ## run the slow tests
 	"$(BIN)/python" -m pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5
 
-test-all: $(STAMP) ## run all tests
+test-all: $(STAMP_ALL) ## run all tests
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style and formatting

@@ -1,10 +1,13 @@
 """Two stages in one run: pretrain an encoder without labels, freeze it, train a classifier on top of it.
 
     python examples/stages.py
+    python examples/stages.py --resume    goes on with a run that was ended, in its stage
 
 The first stage learns to restore digits from noisy ones; the second freezes what it learned and trains the
 head alone, with another loss, optimizer and metric. Epochs count on from stage to stage.
 """
+
+import sys
 
 import torch
 from digits import Digits
@@ -52,5 +55,5 @@ class PretrainedDigits(Digits):
 if __name__ == "__main__":
     torch.manual_seed(0)
     trainer = PretrainedDigits()
-    trainer.train()
+    trainer.train(resume="--resume" in sys.argv)
     print(f"test accuracy {trainer.test()['accuracy']:.4f}")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from . import components, compute, data, distributed, stages
 from .errors import ConfigError, DataError, HookError, closest
+from .loggers import run as loggers
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -198,7 +199,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         ("_use_tqdm", (None, True, False)),
         ("_async_checkpoint", (True, False)),
         ("_monitor_mode", (None, "min", "max")),
-        ("_on_nonfinite", ("raise", "warn")),
+        ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
         ("_strategy", (None, "ddp")),
         ("_sync_batchnorm", (True, False)),
@@ -223,6 +224,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             f"{_class(trainer)}: _loss_weights is {trainer._loss_weights!r}; expected None (the sum), 'mean', or a "
             "dict with a weight for each criterion."
         )
+    loggers.check(trainer)
     if trainer._stages is not None:
         stages.check(trainer._stages)
     if trainer._load_best and trainer._logdir is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .callbacks.base import Callback
 from .errors import ConfigError, MissingKeyError, closest
 from .stages import Stage
 
@@ -111,7 +112,24 @@ class Config:
 Mapping.register(Config)
 
 _STORABLE = (
-    *(type(None), bool, int, float, complex, str, bytes, Enum, PurePath, date, time, timedelta, range, Config, Stage),
+    *(
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        Enum,
+        PurePath,
+        date,
+        time,
+        timedelta,
+        range,
+        Config,
+        Stage,
+        Callback,
+    ),
     *(np.generic, np.ndarray, np.dtype, torch.Tensor, torch.dtype, torch.device, torch.Size),
 )
 

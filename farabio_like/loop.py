@@ -12,13 +12,26 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import checks, components, data, meeting, prefetch, reduction, resume, saving, sharding, signals
+from . import (
+    checks,
+    components,
+    data,
+    meeting,
+    nonfinite,
+    prefetch,
+    reduction,
+    resume,
+    saving,
+    sharding,
+    signals,
+)
 from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
@@ -29,6 +42,7 @@ from .pictures import Worker
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
+    from .loggers.run import Recording
     from .positions import Start
     from .replicas import Ranks
     from .rundir import RunDir
@@ -60,6 +74,7 @@ class RunState:
     running: str | None = None  # "train" or "test" while that method runs
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    recording: Recording | None = None  # the loggers
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
     # The loop: what is being read, and what was asked of it.
@@ -86,6 +101,7 @@ class RunState:
     stepping: Stepping | None = None
     moved: bool = True  # the batch under way has moved the weights
     missed: int = 0  # batches before it that have not
+    skipped: int = 0  # steps of this epoch left out because something was not finite
     late: bool = False  # the weights were moved once more after the pass's last batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
@@ -163,6 +179,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     means = RunningMeans()
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
+    if training and trainer._on_nonfinite == "raise":
+        means["loss"].watch = partial(nonfinite.check_losses, trainer)
     # A pass inside another one's batch must not reset the metric objects that the outer one fills.
     nested = state.item is not NOTHING
     objects = MetricObjects(copy.deepcopy(trainer.metrics) if nested else trainer.metrics, trainer.device)
@@ -242,8 +260,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             bar.close()
     if stepping is not None:
         stepping.end_pass(trainer)
+    computed = means.compute()
+    means["loss"].watch = None  # it holds the trainer
     if ranks is None:
-        trainer.loader_metrics = plain_metrics({**means.compute(), **objects.compute()})
+        trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
     else:
         trainer.loader_metrics = reduction.of_all_ranks(means, objects)
     trainer.epoch_metrics[name] = trainer.loader_metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,6 +157,8 @@ class Mean:
         self.tensor: Tensor | None = None  # weighted sum of folded tensors
         self.waiting: list[Tensor] = []  # tensors not yet folded, all of the same weight
         self.weight = 0
+        self.folded = 0  # tensors
+        self.watch: Callable[[Tensor, int], None] | None = None  # sees what is folded, and how many were before
 
     def add_number(self, value: Any, samples: int) -> None:
         """Add a Python number."""
@@ -180,6 +182,9 @@ class Mean:
                 values = torch.stack(self.waiting)
             except RuntimeError:  # shapes () and (1,) mixed, or devices
                 values = torch.stack([value.reshape(()).to(device) for value in self.waiting])
+            if self.watch is not None:
+                self.watch(values, self.folded)
+            self.folded += len(self.waiting)
             folded = values.sum(dtype=dtype) * self.weight
             self.tensor = folded if self.tensor is None else self.tensor + folded.to(self.tensor.device)
             self.count += self.weight * len(self.waiting)
@@ -196,13 +201,14 @@ class Mean:
             "tensor": self.tensor,
             "waiting": waiting,
             "weight": self.weight,
+            "folded": self.folded,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.count, self.number, self.tensor = state["count"], state["number"], state["tensor"]
         self.waiting = list(state["waiting"].unbind()) if state["waiting"] is not None else []
-        self.weight = state["weight"]
+        self.weight, self.folded = state["weight"], state["folded"]
 
     def compute(self) -> float | None:
         """Return the mean, None when no sample was added."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
+from torch import Tensor
+
 from . import components
 from .errors import NonFiniteError
 
@@ -39,23 +42,56 @@ def check_loss(trainer: ConvnetTrainer) -> None:
     NonFiniteError
         Unless ``_on_nonfinite`` is ``"warn"``.
     """
+    state = trainer._run_state
     loss = trainer.epoch_metrics.get("train", {}).get("loss", 0.0)
     if loss - loss != 0:
-        named = list(components.named_parameters(trainer))
-        bad = bad_parameters(trainer)
-        first = f", the first is {bad[0]}" if bad else ""
-        _report(
-            trainer,
-            f"the training loss of epoch {trainer._epoch} (up to step {trainer._run_state.step}) is {loss}, with lr "
-            f"{components.learning_rates(trainer.optimizer)}; {len(bad)} of {len(named)} parameters are not finite"
-            f"{first}",
-        )
+        _report_loss(trainer, loss, f"of epoch {trainer._epoch} (up to step {state.step})")
+    if state.skipped:
+        state.console.line(f"{state.skipped} steps with a loss or gradients that were not finite moved no weights")
+        state.skipped = 0
+
+
+def check_losses(trainer: ConvnetTrainer, losses: Tensor, before: int) -> None:
+    """Report the first loss that is not finite among some that are folded, where looking costs nothing: on the CPU.
+
+    Elsewhere `check_loss` finds it at the end of the epoch: until then nothing is read back.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    losses : Tensor
+        One per step.
+    before : int
+        How many were folded before in this epoch.
+
+    Raises
+    ------
+    NonFiniteError
+    """
+    if losses.device.type == "cpu":
+        values = losses.detach().double().flatten().numpy()
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            step = trainer._run_state.epoch_step + before + int(bad[0]) + 1
+            _report_loss(trainer, float(values[bad[0]]), f"in epoch {trainer._epoch}, at step {step},")
+
+
+def _report_loss(trainer: ConvnetTrainer, loss: float, where: str) -> None:
+    named = list(components.named_parameters(trainer))
+    bad = bad_parameters(trainer)
+    first = f", the first is {bad[0]}" if bad else ""
+    _report(
+        trainer,
+        f"the training loss {where} is {loss}, with lr "
+        f"{components.learning_rates(trainer.optimizer)}; {len(bad)} of {len(named)} parameters are not finite"
+        f"{first}",
+    )
 
 
 def _report(trainer: ConvnetTrainer, problem: str) -> None:
     message = (
         f"{type(trainer).__name__}: {problem}. Lower the learning rate, clip the gradients, check the inputs for NaN, "
-        "or set self._on_nonfinite = 'warn' to go on. Nothing of this epoch is saved."
+        "or set self._on_nonfinite = 'skip' to leave such steps out. Nothing of this epoch is saved."
     )
     if trainer._on_nonfinite == "raise":
         raise NonFiniteError(message)

@@ -36,6 +36,7 @@ from . import (
 )
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, DataError, HookError, closest
+from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
 from .rng import get_state
@@ -108,7 +109,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         trainer.run_dir = folder
         if distributed.is_main():
             checkpoint.sweep(path.parent)
-            state.run.rewind(state.history)
+            state.run.rewind(state.history, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -143,6 +144,9 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         trainer.evaluate_epoch()
         if state.run is not None:
             state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
+        loggers.record_epoch(
+            trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
+        )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
     if trainer._stages is None:
         resume.restore(trainer)
@@ -250,6 +254,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         state.run.append({**entry, "best": best})
         if not last:
             pictures.draw_epoch(trainer)
+    loggers.record_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state)
@@ -337,7 +342,8 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None:
         steps.append(partial(_close_run, trainer))
     first = error
-    for step in [*steps, *(callback.close for callback in components.each(trainer.callbacks, list, tuple))]:
+    closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
         try:
             step()
         except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it

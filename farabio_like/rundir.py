@@ -87,10 +87,10 @@ class RunDir:
                 "Make room, or choose another place by _logdir."
             ) from error
 
-    def rewind(self, history: list[dict[str, Any]]) -> None:
+    def rewind(self, history: list[dict[str, Any]], step: int) -> None:
         """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
 
-        Other lines stay; one that was cut off in the middle goes.
+        Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay.
         """
         path = self.path / "metrics.jsonl"
         there: list[dict[str, Any]] = []
@@ -101,6 +101,7 @@ class RunDir:
                 continue
         epochs = {entry["epoch"] for entry in history}
         kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
+        kept = [entry for entry in kept if entry.get("step", 0) <= step]
         known = {entry.get("epoch") for entry in kept if "train" in entry}
         kept += [finite(entry) for entry in history if entry["epoch"] not in known]
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))

@@ -30,6 +30,8 @@ SETTINGS: dict[str, Any] = {
     "_mode": "train",  # for a subclass's own use
     "_model_path": None,  # weights that test() loads when this process has trained none
     "_backbone": False,  # for a subclass's own use
+    "_loggers": None,  # a name ("csv", "tensorboard", "visdom", ...), a Logger, or a list of them
+    "_log_interval": None,  # record the running loss every so many steps; None: epochs only
     "_use_tqdm": None,  # True, False, or None: a bar where stderr is a terminal
     "_verbose": True,  # print the table on the terminal
     "_logdir": "runs",  # folder of the run folders; None writes nothing
@@ -43,5 +45,5 @@ SETTINGS: dict[str, Any] = {
     "_strategy": None,  # under torchrun: "ddp", which None is too
     "_dist_timeout": None,  # seconds after which a rank gives up waiting for another one; None: PyTorch's own limit
     "_sync_batchnorm": False,  # batch norm over the batches of all ranks; on CUDA
-    "_on_nonfinite": "raise",  # or "warn": what a NaN or infinite training loss gets at the end of its epoch
+    "_on_nonfinite": "raise",  # or "warn", "skip": what a NaN or infinite training loss gets
 }

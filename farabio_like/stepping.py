@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     steps: int = 1
     clip_norm: float | None = None
     clip_value: float | None = None
+    skip: bool = False  # steps with gradients that are not finite
 
 
 @dataclass(slots=True)
@@ -203,6 +204,8 @@ class Stepping:
             scaler.unscale_(optimizer)
         if window.samples != self.unit and parameters:
             torch._foreach_div_([p.grad for p in parameters], window.samples / self.unit)
+        if self.plan.skip and parameters and not self._finite(trainer, parameters):
+            return False
         if self.plan.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip_norm)
         elif self.plan.clip_value is not None:
@@ -215,6 +218,16 @@ class Stepping:
             self.overflows = 0
             return True
         self._overflow(trainer)
+        return False
+
+    def _finite(self, trainer: ConvnetTrainer, parameters: list[Any]) -> bool:
+        """Return whether the gradients are finite; read back once per step, as only ``"skip"`` asks for it."""
+        norms = torch._foreach_norm([p.grad for p in parameters])
+        if bool(torch.stack([norm.isfinite() for norm in norms]).all()):
+            return True
+        state = trainer._run_state
+        state.skipped += 1
+        state.skip = True  # its loss is in no mean
         return False
 
     def _update_scalers(self) -> None:
@@ -272,7 +285,13 @@ def _optimizers(trainer: ConvnetTrainer) -> dict[str, Any]:
 def bind(trainer: ConvnetTrainer) -> Stepping | None:
     """Make ``state.stepping`` what the settings say, None for plain steps; called at the start of every pass."""
     state = trainer._run_state
-    plan = Plan(trainer._precision, trainer._accumulation_steps, trainer._clip_norm, trainer._clip_value)
+    plan = Plan(
+        trainer._precision,
+        trainer._accumulation_steps,
+        trainer._clip_norm,
+        trainer._clip_value,
+        trainer._on_nonfinite == "skip",
+    )
     now = state.stepping
     if now is not None and now.plan != plan:
         checks.check_settings(trainer)  # a hook may have changed them

@@ -37,6 +37,7 @@ from . import (
 )
 from .config import Config
 from .errors import ConfigError, DataError, HookError
+from .loggers import run as loggers
 from .settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ class _Read:
 class _ReadEpoch(_Read):
     def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
         return self if trainer is None else trainer._epoch
+
+
+class _ReadLoggers(_Read):
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        if trainer is None:
+            return self
+        state = trainer._run_state
+        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.step)
 
 
 class _Lent(_Read):
@@ -109,6 +118,8 @@ class ConvnetTrainer:
         Which loader is being read: ``"train"``, ``"valid"``, ``"test"``.
     stage : Stage or None
         The current stage, in a run that has stages.
+    loggers : Loggers
+        Gives images, figures, texts and numbers to the loggers of the run: ``self.loggers.images("inputs", x)``.
     exception : BaseException or None
         What ends the run, for ``on_exception`` and ``on_train_end``.
     run_dir : pathlib.Path or None
@@ -165,6 +176,8 @@ class ConvnetTrainer:
     _loss_weights: Any
     _evaluate_first: bool
     _load_best: bool
+    _loggers: Any
+    _log_interval: int | None
     _on_nonfinite: str
     _strategy: str | None
     _dist_timeout: float | None
@@ -189,6 +202,7 @@ class ConvnetTrainer:
     step: Any = _Read("step")
     loader_name: Any = _Read("loader")
     stage: Any = _Read("stage")
+    loggers: Any = _ReadLoggers("recording")
     exception: Any = _Read("exception")
     outputs: Any
     loss: Any
@@ -353,9 +367,11 @@ class ConvnetTrainer:
         with signals.noted(self._run_state):
             record.open_run(self, resume)
             try:
+                loggers.start(self)
                 self.on_train_start()
                 loop.fire(self, "on_train_start")
                 self.start_logger()
+                loggers.start(self)  # those that the hook named
                 for _ in record.stage_by_stage(self):
                     self.train_loop()
             except BaseException as error:
@@ -368,7 +384,10 @@ class ConvnetTrainer:
         """Called once by `train`, before anything else."""
 
     def start_logger(self) -> None:
-        """Start loggers of your own. Called once by `train`, after `on_train_start`."""
+        """Start loggers of your own, or set ``_loggers``. Called once by `train`, after `on_train_start`.
+
+        Those that are in ``_loggers`` before have been started before `on_train_start`.
+        """
 
     def on_stage_start(self) -> None:
         """Called before each stage of a run with ``_stages``: change losses, optimizers, loaders, freeze parts here."""

@@ -1,9 +1,12 @@
 """Stopping after any step and going on gives, bit for bit, the run that never stopped."""
 
 import copy
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -525,3 +528,21 @@ def test_copies_of_a_trainer_train_on_their_own(tmp_path, monkeypatch):
     again = copy.deepcopy(trainer)
     again.train()
     assert again.run_dir != trainer.run_dir
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_example_with_stages_is_killed_and_lands_in_its_second_stage(tmp_path):
+    command = [sys.executable, "-u", str(Path(__file__).parents[1] / "examples" / "stages.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    shutil.rmtree(tmp_path / "runs")
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith(" 6/10"):
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    command.append("--resume")
+    resumed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "stage pretrain" not in resumed and "stage classify: epochs 7 to 10" in resumed
+    assert resumed.splitlines()[-1] == whole.splitlines()[-1] and "test accuracy 0." in whole

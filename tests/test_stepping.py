@@ -1,5 +1,7 @@
 """Accumulation, clipping and precision give the steps that one would write by hand, and read nothing back."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -658,3 +660,39 @@ def test_loader_of_tensors_accumulates():
     trainer = Loaded({"_accumulation_steps": 2})
     trainer.train()
     same(trainer.model, by_hand(windows((5, 5, 5, 5, 2), 2)))
+
+
+class Poisoned(Tiny):
+    """Its fourth batch has a NaN."""
+
+    bad = 4
+
+    def on_start_training_batch(self, item):
+        self.take_batch(item)
+        if self.step == self.bad:
+            self.inputs = self.inputs * float("nan")
+
+
+def test_a_step_that_is_not_finite_is_left_out(capsys):
+    clean = Tiny({"_num_epochs": 1})
+    clean.train()
+    trainer = Poisoned({"_on_nonfinite": "skip", "_verbose": True})
+    trainer.train()
+    assert "1 steps with a loss or gradients that were not finite moved no weights" in capsys.readouterr().out
+    assert all(math.isfinite(entry["train"]["loss"]) for entry in trainer.history)
+    assert trainer.model.weight.isfinite().all()
+    assert clean.history[0]["train"] == trainer.history[0]["train"]
+
+
+def test_a_loss_that_is_not_finite_is_found_at_its_step():
+    class Long(Poisoned):
+        bad = 200
+
+        def get_trainloader(self):
+            self.train_loader = [(torch.ones(2, 3), torch.ones(2, 1))] * 1000
+            self.valid_loader = None
+
+    trainer = Long({"_num_epochs": 1, "_has_eval": False})
+    with pytest.raises(NonFiniteError, match="in epoch 1, at step 200, is nan, with lr 0.1; 2 of 2 parameters"):
+        trainer.train()
+    assert trainer.step < 400

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import distributed
 from ..errors import ConfigError, HookError, closest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..trainer import ConvnetTrainer
 
 # The events, in the order in which a run meets them. Each is a method that takes the trainer.
@@ -164,7 +167,70 @@ class Callback:
 
 
 class Logger(Callback):
-    """A callback that records: it comes first on every start, and last on every end and on an exception."""
+    """A callback that records: it comes first on every start, and last on every end and on an exception.
+
+    One that is in ``_loggers``, or in ``callbacks``, also gets the records of the run, by the methods below. These
+    are called on a thread of the logger's own, one after the other, and may take their time. An ``OSError`` that
+    one of them raises says that the place where it writes is not there: the record is kept and given again. Any
+    other exception is warned of once, and that record is left out. The events are called on the training thread.
+
+    Attributes
+    ----------
+    close_seconds : float
+        How long the end of a run waits for this logger at most.
+    deadline : float or None
+        From the end of the run on: the time, by ``time.monotonic()``, after which nothing is waited for.
+    """
+
+    close_seconds: float = 5.0
+    deadline: float | None = None
+
+    def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
+        """Open what is written to. Called first, in every run.
+
+        Parameters
+        ----------
+        config : dict
+            The trainer's configuration as plain data.
+        run_dir : Path or None
+            The folder of the run.
+        """
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Record numbers. Those of an epoch have an ``"epoch"`` among them, and ``train/`` or ``valid/`` before names.
+
+        Parameters
+        ----------
+        values : dict of str to float
+        step : int
+            Number of training steps so far.
+        """
+
+    def images(self, name: str, images: Any, step: int) -> None:
+        """Record a batch of images: a tensor as `Loggers.images` takes it."""
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Record a figure of matplotlib."""
+
+    def matrix(self, name: str, matrix: Any, labels: list[str] | None, step: int) -> None:
+        """Record a confusion matrix, a row for each true class; by default as a figure."""
+        from .. import plots
+
+        self.figure(name, plots.confusion_matrix(matrix, labels), step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Record a text; it takes the place of the one with the same name."""
+
+    def flush(self) -> None:
+        """Write what waits. Called after the records of a moment, several times a second."""
+
+    def finish(self, status: str) -> None:
+        """Close. Called last, in every run.
+
+        Parameters
+        ----------
+        status : {"finished", "failed", "interrupted"}
+        """
 
 
 class FunctionCallback(Callback):

@@ -86,6 +86,8 @@ class ConfusionMatrix(LabelMetric):
 
     def _finish(self, trainer: ConvnetTrainer, loader: str) -> bool:
         found = super()._finish(trainer, loader)
+        if found and self.matrix is not None and not trainer._run_state.further:
+            trainer.loggers.matrix(f"{loader} {self.prefix}confusion matrix", self.matrix, self.class_names)
         if found and trainer.run_dir is not None and not trainer._run_state.further:
             self._draw(trainer, loader)
         return found

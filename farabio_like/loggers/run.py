@@ -1,0 +1,292 @@
+"""Which loggers a run has, what they are given without being asked, and what `trainer.loggers` is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import components
+from ..callbacks import base
+from ..callbacks.base import Callback, Logger
+from ..errors import ConfigError, HookError, closest
+from .intervals import Intervals, flat
+from .jsonl import IntervalLines
+from .packages import needs
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..trainer import ConvnetTrainer
+
+# By name: module, class, arguments; the package that it needs and the extra that has it.
+NAMES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
+    "csv": ("csv", "CSVLogger", {}, None),
+    "tensorboard": ("tensorboard", "TensorBoardLogger", {}, "tensorboard"),
+    "visdom": ("visdom", "VisdomLogger", {}, None),
+    "wandb": ("wandb", "WandbLogger", {}, "wandb"),
+    "trackio": ("wandb", "WandbLogger", {"service": "trackio"}, "trackio"),
+    "mlflow": ("mlflow", "MLflowLogger", {}, "mlflow"),
+}
+RECORDS = ("start", "scalars", "images", "figure", "matrix", "text", "flush", "finish")
+
+
+class Loggers:
+    """What ``trainer.loggers`` is: gives a record to every logger of the run that is going on.
+
+    Without loggers, and outside of a run, the methods do nothing. A call only appends to a queue, and never
+    raises for what a logger does with it. What is handed over belongs to the loggers: do not write to it.
+
+    Parameters
+    ----------
+    workers : sequence of Worker
+    step : int
+        What is recorded belongs to it, unless a call says otherwise.
+    """
+
+    __slots__ = ("_step", "_workers")
+
+    def __init__(self, workers: Sequence[Worker], step: int) -> None:
+        self._workers = workers
+        self._step = step
+
+    def __iter__(self) -> Iterator[Logger]:
+        return iter([worker.logger for worker in self._workers])
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def scalars(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Record numbers.
+
+        Parameters
+        ----------
+        values : mapping of str to a number or a one-element tensor
+            A tensor is read back on the logger's thread. ``train/`` and ``valid/`` before names put curves together.
+        step : int, optional
+        """
+        copy, at = dict(values), self._step if step is None else step
+        for worker in self._workers:
+            worker.put_numbers(copy, at)
+
+    def images(self, name: str, images: Tensor, step: int | None = None) -> None:
+        """Record a batch of images; a grid of them is shown.
+
+        Parameters
+        ----------
+        name : str
+        images : Tensor
+            Shape (N, H, W), (N, 1, H, W) or (N, 3, H, W). Floats from 0 to 1, bytes, or the classes of a mask
+            (any other integers), which get colours. On any device; it is copied on the logger's thread.
+        step : int, optional
+
+        Raises
+        ------
+        HookError
+            For another type or shape.
+        """
+        if not isinstance(images, Tensor) or not (images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))):
+            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise HookError(
+                f"loggers.images({name!r}) got {found}; expected a tensor of the shape (N, H, W), (N, 1, H, W) or "
+                "(N, 3, H, W). Write self.loggers.images('inputs', self.inputs[:16])."
+            )
+        version = None if images.is_inference() else images._version
+        for worker in self._workers:
+            worker.put("images", name, (images, version), self._step if step is None else step)
+
+    def figure(self, name: str, figure: Figure, step: int | None = None) -> None:
+        """Record a figure of matplotlib; it is drawn on the logger's thread."""
+        for worker in self._workers:
+            worker.put("figure", name, figure, self._step if step is None else step)
+
+    def matrix(self, name: str, matrix: Any, labels: Sequence[str] | None = None, step: int | None = None) -> None:
+        """Record a confusion matrix, a row for each true class."""
+        for worker in self._workers:
+            names = None if labels is None else list(labels)
+            worker.put("matrix", name, matrix, names, self._step if step is None else step)
+
+    def text(self, name: str, text: str, step: int | None = None) -> None:
+        """Record a text; it takes the place of the one with the same name."""
+        for worker in self._workers:
+            worker.put("text", name, text, self._step if step is None else step)
+
+
+class Recording:
+    """The loggers of a trainer and their threads, during a run.
+
+    A copy of a trainer, and one that is sent to another process, has none.
+    """
+
+    def __init__(self) -> None:
+        self.named: dict[str, Logger] = {}  # those made by name are the same in the next run
+        self.workers: list[Worker] = []
+        self.intervals: tuple[Intervals, IntervalLines] | None = None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+    def logger(self, asked: Any) -> Logger:
+        """Return a logger, made if it is asked for by name."""
+        if not isinstance(asked, str):
+            return asked
+        if asked not in self.named:
+            self.named[asked] = make(asked)
+        return self.named[asked]
+
+    def every(self, steps: int) -> tuple[Intervals, IntervalLines]:
+        """Return what takes and what writes the running loss."""
+        if self.intervals is None or self.intervals[0].every != steps:
+            self.intervals = Intervals(steps), IntervalLines()
+        return self.intervals
+
+
+def check(trainer: ConvnetTrainer) -> None:
+    """Raise a ConfigError for loggers and an interval that cannot be."""
+    given, cls = trainer._loggers, type(trainer).__name__
+    asked = _asked_for(given)
+    for index, logger in enumerate(asked):
+        where = f"_loggers[{index}]" if isinstance(given, (list, tuple)) else "_loggers"
+        if isinstance(logger, str):
+            if logger not in NAMES:
+                raise ConfigError(
+                    f"{cls}: {where} is {logger!r}, which is no logger.{closest(logger, NAMES)} There are: "
+                    f"{', '.join(NAMES)}."
+                )
+            package = NAMES[logger][3]
+            if package is not None:
+                needs(package, f"{cls}: {where} is {logger!r}, which")
+            if logger == "csv" and trainer._logdir is None:
+                raise ConfigError(
+                    f"{cls}: {where} is 'csv', which writes into the run folder, and _logdir is None. Write "
+                    "self._loggers = CSVLogger('metrics.csv')."
+                )
+        elif not isinstance(logger, Logger):
+            hint = f" Write {logger.__name__}()." if isinstance(logger, type) else ""
+            raise ConfigError(
+                f"{cls}: {where} is {logger!r}; expected a name ({', '.join(NAMES)}) or a farabio_like.Logger.{hint}"
+            )
+        if any(logger is other or (isinstance(logger, str) and logger == other) for other in asked[:index]):
+            raise ConfigError(f"{cls}: {where} is {logger!r}, which is there already.")
+    every = trainer._log_interval
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise ConfigError(
+            f"{cls}: _log_interval is {every!r}; expected None or a number of steps, 1 or more. Write "
+            "self._log_interval = 50."
+        )
+
+
+def start(trainer: ConvnetTrainer) -> None:
+    """Start the threads of the loggers. Called before `on_train_start`, and after `start_logger` for those named there.
+
+    Raises
+    ------
+    ConfigError
+        For loggers and an interval that cannot be.
+    """
+    check(trainer)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return
+    state = trainer._run_state
+    recording = state.recording = state.recording or Recording()
+    found = [recording.logger(each) for each in _asked_for(trainer._loggers)]
+    callbacks = components.each(trainer.callbacks, list, tuple)
+    listeners: list[Callback] = [logger for logger in found if not any(logger is other for other in callbacks)]
+    found = [each for each in found if each in listeners]
+    found += [each for each in callbacks if isinstance(each, Logger) and _records(each)]
+    if trainer._log_interval is not None:
+        intervals, lines = recording.every(trainer._log_interval)
+        listeners.append(intervals)
+        found += [lines] if trainer.run_dir is not None else []
+    if listeners:
+        state.listeners = base.listeners([*callbacks, *listeners])
+    new = [logger for logger in found if not any(logger is worker.logger for worker in recording.workers)]
+    if not new:
+        return
+    # What their threads import too: two threads that import the same package at once find it half there.
+    with contextlib.suppress(ImportError):
+        for package in ("matplotlib.figure", "PIL.Image"):
+            importlib.import_module(package)
+    config, about = trainer.config.to_dict(), _about(trainer, "running")
+    workers = [Worker(logger, config, trainer.run_dir) for logger in new]
+    Loggers(workers, state.step).text("run info", about)
+    for worker in workers:
+        recording.workers.append(worker)
+        worker.thread.start()
+
+
+def make(name: str) -> Logger:
+    """Return a new logger by its name."""
+    module, cls, arguments, _ = NAMES[name]
+    return getattr(importlib.import_module(f".{module}", __package__), cls)(**arguments)
+
+
+def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
+    """Record the metrics of an epoch, its learning rate and its seconds."""
+    recording = trainer._run_state.recording
+    if recording is None or not recording.workers:
+        return
+    trainer.loggers.scalars(numbers_of(entry))
+
+
+def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
+    """End the threads; each has as long as its logger's ``close_seconds``."""
+    recording = trainer._run_state.recording
+    if recording is None or not recording.workers:
+        return
+    status = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+    trainer.loggers.text("run info", _about(trainer, status))
+    started = time.monotonic()
+    for worker in recording.workers:
+        worker.end(status)
+    for worker in recording.workers:
+        worker.thread.join(max(0.0, started + worker.logger.close_seconds - time.monotonic()))
+        worker.leave()
+    recording.workers = []
+
+
+def numbers_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the single numbers of an entry of the history, with ``train/`` or ``valid/`` before metrics."""
+    values: dict[str, Any] = {"epoch": entry["epoch"]}
+    for part in ("train", "valid"):
+        for name, value in entry.get(part, {}).items():
+            if isinstance(value, (int, float)):
+                values[f"{part}/{name}"] = value
+    values.update(flat("lr", entry.get("lr")))
+    if "seconds" in entry:
+        values["seconds"] = entry["seconds"]
+    return values
+
+
+def _asked_for(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _records(logger: Logger) -> bool:
+    return any(getattr(type(logger), name) is not getattr(Logger, name) for name in RECORDS)
+
+
+def _about(trainer: ConvnetTrainer, status: str) -> str:
+    """Return the lines about a run that every logger shows."""
+    state = trainer._run_state
+    modules = components.modules_of(trainer)
+    count = sum(p.numel() for module in modules for p in module.parameters() if not components.is_lazy(p))
+    lines = [
+        f"{type(trainer).__name__}: {status}",
+        f"{count:,} parameters on {trainer.device}",
+        f"epochs {trainer._start_epoch} to {trainer._num_epochs}, {len(state.history)} done",
+    ]
+    if state.best is not None:
+        part, name, value, epoch = state.best
+        lines.append(f"best {part} {name} {value:.6g} in epoch {epoch}")
+    if trainer.run_dir is not None:
+        lines.append(f"files in {trainer.run_dir}")
+    lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in trainer.config.to_dict().items())]
+    return "\n".join(lines)

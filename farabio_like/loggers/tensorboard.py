@@ -1,0 +1,83 @@
+"""`TensorBoardLogger`: event files for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..callbacks.base import Logger
+from .packages import needs
+from .pictures import as_bytes, figure_png
+
+
+class TensorBoardLogger(Logger):
+    """Writes event files into ``tensorboard`` in the run folder; ``tensorboard --logdir runs`` shows them.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Another place.
+
+    Raises
+    ------
+    ConfigError
+        Where the package tensorboard is missing.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        needs("tensorboard", "TensorBoardLogger")
+        # Here and not on the logger's thread: torch and tensorboard import a lot, and may do so elsewhere meanwhile.
+        import torch.utils.tensorboard  # noqa: F401
+
+        self.folder = folder
+        self.writer: Any = None
+
+    def __repr__(self) -> str:
+        return f"TensorBoardLogger({'' if self.folder is None else repr(str(self.folder))})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "writer": None}  # a copy opens files of its own
+
+    def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
+        """Open an event file, and write the configuration into it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.folder or (run_dir / "tensorboard" if run_dir is not None else "tensorboard")
+        self.writer = SummaryWriter(str(folder))
+        if config:
+            lines = "\n".join(f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in config.items())
+            self.writer.add_text("config", f"| | |\n|-|-|\n{lines}")
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write numbers."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def images(self, name: str, images: torch.Tensor, step: int) -> None:
+        """Write a batch of images."""
+        self.writer.add_images(name, as_bytes(images).numpy(), step)
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        """Write a figure as a picture, without pyplot."""
+        import io
+
+        import numpy as np
+        from PIL import Image
+
+        picture = np.asarray(Image.open(io.BytesIO(figure_png(figure))).convert("RGB"))
+        self.writer.add_image(name, picture, step, dataformats="HWC")
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Write a text, which TensorBoard takes for Markdown: as a block that keeps its lines."""
+        self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+
+    def flush(self) -> None:
+        """Hand what is written to the system."""
+        self.writer.flush()
+
+    def finish(self, status: str) -> None:
+        """Close the file; its thread ends."""
+        self.writer.close()
+        self.writer = None
