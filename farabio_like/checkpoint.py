@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CheckpointError
 
 FORMAT = 2
@@ -32,7 +33,7 @@ _ZIP_END = 22  # bytes of the record that ends an archive
 
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path, checksum: bool = False) -> None:
-    """Write a file that is either complete under its name or not there.
+    """Write a file that is either complete under its name or not there. Of several ranks only the first one writes.
 
     The content goes to a temporary name in the same folder, is synced to the disk, and only then renamed.
 
@@ -52,6 +53,8 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path,
     CheckpointError
         If the disk is full or the folder cannot be written; what was there before stays.
     """
+    if not distributed.is_main():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     handled = sys.exc_info()[1]  # an error that the caller is handling is not the reason of a new one
     try:
@@ -119,8 +122,9 @@ def write_text(path: Path, text: str) -> None:
 
 def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
-    _link(source, path)
-    _sync_folder(path.parent)
+    if distributed.is_main():
+        _link(source, path)
+        _sync_folder(path.parent)
 
 
 def _link(source: Path, path: Path) -> None:

@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import checks, components, data, nonfinite, prefetch, resume, saving, signals
+from . import (
+    checks,
+    components,
+    data,
+    meeting,
+    nonfinite,
+    prefetch,
+    reduction,
+    resume,
+    saving,
+    sharding,
+    signals,
+)
 from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
@@ -32,6 +44,7 @@ from .rng import preserved_rng
 if TYPE_CHECKING:
     from .loggers.run import Recording
     from .positions import Start
+    from .replicas import Ranks
     from .rundir import RunDir
     from .stages import Stage
     from .stepping import Stepping
@@ -93,6 +106,7 @@ class RunState:
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
+    ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
     # Where the epoch is, for a checkpoint of it.
     phase: str | None = None  # "train" or "evaluate" in an epoch
     batches: int = 0  # trained in this epoch
@@ -141,6 +155,8 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
             if part not in state.networks:
                 vars(trainer).pop(part, None)
         state.lent = ()
+    if state.ranks is not None:
+        loader = sharding.prepared(trainer, name, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
@@ -189,6 +205,11 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     items = prefetch.ahead(trainer, items)
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
+        ranks = state.ranks
+        if ranks is not None:
+            items = sharding.ranked(trainer, name, items)
+            if training:
+                ranks.meetings.begin()
         for item in () if state.leave or (training and state.stop) else items:
             state.item = item
             if not takes and state.lent:
@@ -217,9 +238,11 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 bar.tick()
             if training:
                 state.batches += 1
+                if ranks is not None:
+                    meeting.meet(trainer)
                 if state.asked or state.step >= state.next_save:
                     saving.after_step(trainer)
-            elif state.asked and not nested:
+            elif state.asked and not nested and ranks is None:  # several ranks obey at the end of the epoch
                 signals.obey(state)
             done += 1
             if done == look and heartbeat is not None:
@@ -228,6 +251,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 state.left_early = state.leave and not training
                 break
     finally:
+        if ranks is not None and training:
+            ranks.meetings.end()
+            meeting.release(trainer)
         state.item = NOTHING
         state.loader, state.stop_loader = outer, asked
         if bar is not None:
@@ -236,7 +262,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         stepping.end_pass(trainer)
     computed = means.compute()
     means["loss"].watch = None  # it holds the trainer
-    trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
+    if ranks is None:
+        trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
+    else:
+        trainer.loader_metrics = reduction.of_all_ranks(means, objects)
     trainer.epoch_metrics[name] = trainer.loader_metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +112,11 @@ class RunningMeans:
         means = {name: mean.compute() for name, mean in self._means.items()}
         return {name: value for name, value in means.items() if value is not None}
 
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """Return for every name the weighted sum and the samples that it stands for, read back as `compute` does."""
+        totals = {name: mean.total() for name, mean in self._means.items()}
+        return {name: total for name, total in totals.items() if total[1]}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the means under way, not folded: they go on to the same last bit."""
         return {name: mean.state_dict() for name, mean in self._means.items()}
@@ -127,6 +132,19 @@ class RunningMeans:
         if mean is None:
             mean = self._means[name] = Mean(name)
         return mean
+
+
+def merged_means(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one state of `RunningMeans` for those of several ranks."""
+    totals: dict[str, Mean] = {}
+    for state in states:
+        means = RunningMeans()
+        means.load_state_dict(state)
+        for name, (total, count) in means.totals().items():
+            mean = totals.setdefault(name, Mean(name))
+            mean.number += total
+            mean.count += count
+    return {name: mean.state_dict() for name, mean in totals.items()}
 
 
 class Mean:
@@ -194,9 +212,13 @@ class Mean:
 
     def compute(self) -> float | None:
         """Return the mean, None when no sample was added."""
+        total, count = self.total()
+        return total / count if count else None
+
+    def total(self) -> tuple[float, int]:
+        """Return the weighted sum and the number of samples."""
         self.fold(self.weight)
-        total = self.number + (0.0 if self.tensor is None else self.tensor.item())
-        return total / self.count if self.count else None
+        return self.number + (0.0 if self.tensor is None else self.tensor.item()), self.count
 
 
 class MetricObjects:
@@ -232,6 +254,11 @@ class MetricObjects:
         for metric in self.metrics.values():
             metric.update(prediction, target)
 
+    def used(self) -> dict[str, Any]:
+        """Return the metrics to which anything was added."""
+        # A step without outputs may have updated a metric by itself.
+        return {name: m for name, m in self.metrics.items() if self.updated or getattr(m, "update_called", False)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was added so far: the states of torchmetrics objects, the ``state_dict`` of others."""
         found = {}
@@ -261,10 +288,7 @@ class MetricObjects:
     def compute(self) -> dict[str, Any]:
         """Return every metric over what was added: a float, or a list of floats for one value per class."""
         values: dict[str, Any] = {}
-        for name, metric in self.metrics.items():
-            # A step without outputs may have updated a metric by itself.
-            if not self.updated and not getattr(metric, "update_called", False):
-                continue
+        for name, metric in self.used().items():
             value = metric.compute()
             for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
                 values[str(key)] = part

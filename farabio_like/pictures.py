@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import components, plots
+from . import components, distributed, plots
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -66,7 +66,7 @@ class Worker:
 def draw_epoch(trainer: ConvnetTrainer) -> None:
     """Draw the curves so far, where that costs little."""
     state = trainer._run_state
-    if state.run is not None:
+    if state.run is not None and distributed.is_main():
         best = state.best[3] if state.best else None
         state.pictures.draw(state.history, best, state.run.path / "plots" / "curves.png")
 
@@ -74,7 +74,7 @@ def draw_epoch(trainer: ConvnetTrainer) -> None:
 def draw_run(trainer: ConvnetTrainer) -> None:
     """Draw the pictures that follow from the history, and write the report. A failure is a warning."""
     state = trainer._run_state
-    if state.run is None or not state.history:
+    if state.run is None or not state.history or not distributed.is_main():
         return
     from . import report
 
@@ -94,7 +94,7 @@ def draw_run(trainer: ConvnetTrainer) -> None:
 def write_report(trainer: ConvnetTrainer) -> None:
     """Write ``report.html``. A failure is a warning: it must not hide the result of a run."""
     state = trainer._run_state
-    if state.run is None or state.running == "train":
+    if state.run is None or state.running == "train" or not distributed.is_main():
         return
     from . import report
 

@@ -21,9 +21,12 @@ from . import (
     checks,
     components,
     compute,
+    distributed,
     loop,
+    meeting,
     nonfinite,
     pictures,
+    replicas,
     resume,
     rundir,
     saving,
@@ -58,6 +61,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.listeners = events.listeners(trainer.callbacks)
     if trainer._stages is not None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
+    resume_from = resume_from or distributed.from_main(lambda: resume.of_this_job(trainer))
     if resume_from:
         _resume(trainer, resume_from)
     first = first_epoch(trainer)
@@ -88,20 +92,25 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
 def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
     """Find the checkpoint to go on from, and the folder: its own, unless that run has come further since."""
     state = trainer._run_state
-    found = resume.find(trainer, resume_from)
+    found = distributed.from_main(lambda: resume.find(trainer, resume_from))
     if found is None:
         return
     saved, path = found
     resume.take_over(trainer, saved, path)
     folder = path.parent.parent
-    newest = resume.checkpoints(folder) if path.parent.name == "checkpoints" else []
-    whole_run = resume_from is True or Path(resume_from).expanduser().is_dir()
-    if trainer._logdir is not None and newest and (whole_run or newest[0].samefile(path)):
+
+    def newest() -> bool:
+        there = resume.checkpoints(folder) if path.parent.name == "checkpoints" else []
+        whole_run = resume_from is True or Path(resume_from).expanduser().is_dir()
+        return bool(there) and (whole_run or there[0].samefile(path))
+
+    if trainer._logdir is not None and distributed.from_main(newest):
         state.run = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
-        for swept in (path.parent, folder):
-            checkpoint.sweep(swept)
-        state.run.rewind(state.history, state.step)
+        if distributed.is_main():
+            for swept in (path.parent, folder):
+                checkpoint.sweep(swept)
+            state.run.rewind(state.history, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -177,6 +186,7 @@ def _leave_stage(trainer: ConvnetTrainer) -> None:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
+    replicas.replicate(trainer)
     state.epoch_started = perf_counter()
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
@@ -227,6 +237,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     if state.done == trainer._epoch:
         return
+    meeting.agree(trainer)
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         record_epoch(trainer)  # a subclass with a train_epoch of its own
     state.done = trainer._epoch
@@ -314,6 +325,8 @@ def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
+    if error is not None:
+        distributed.failed(error)
     state.exception = error
     lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
@@ -356,7 +369,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
 def _close_run(trainer: ConvnetTrainer) -> None:
     """Write the weights and the curves, print where everything is."""
     state = trainer._run_state
-    if trainer._load_best and state.run is not None and state.run.best.is_file():
+    if trainer._load_best and state.run is not None and distributed.from_main(state.run.best.is_file):
         load(trainer, state.run.best)
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
@@ -392,13 +405,11 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
     """Do what `ConvnetTrainer.load_model` says."""
     state = trainer._run_state
     chosen_by_user = path is not None
-    path = Path(path) if path is not None else weights_to_test(trainer)
+    path = Path(path) if path is not None else distributed.from_main(lambda: weights_to_test(trainer))
     if path is None:
         state.weights = state.loaded or "those in memory" + ("" if state.trained else ", as built: no run was found")
         return
-    if path.is_dir():
-        path = path / "model.pth"
-    found = checkpoint.read(path)
+    found = distributed.from_main(partial(_read, path))
     try:
         components.load_model_state(components.model_of(trainer), checkpoint.weights_of(found), str(path))
     except CheckpointError as error:
@@ -413,6 +424,10 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
     state.weights = f"{path}{epoch}"
     if chosen_by_user:
         state.loaded = state.weights
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return checkpoint.read(path / "model.pth" if path.is_dir() else path)
 
 
 def open_test(trainer: ConvnetTrainer) -> None:

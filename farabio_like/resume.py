@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from . import checkpoint, components, owned, positions, rng, stepping
+from . import checkpoint, components, distributed, owned, positions, rng, stepping
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError
-from .metrics import plain_metrics
+from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -105,6 +105,43 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "objects": state.objects.state_dict() if state.objects is not None else {},
         "loader": plain(loader.state_dict(), "train_loader") if positions.is_stateful(loader) else None,
     }
+
+
+def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what each of several ranks has for itself: random numbers, and what it has measured."""
+    state = trainer._run_state
+    return {
+        "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)),
+        "means": state.means.state_dict() if state.means is not None else {},
+        "objects": state.objects.state_dict() if state.objects is not None else {},
+        "callbacks": [
+            [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
+            for callback in components.each(trainer.callbacks, list, tuple)
+        ],
+    }
+
+
+def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint as this rank needs it: with its own random numbers and measurements.
+
+    Where there were more or fewer ranks, the first one takes over what all of them had measured in the epoch.
+    """
+    run = saved["run"]
+    parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
+    ranks, rank = distributed.world_size(), distributed.rank()
+    if len(parts) == ranks:
+        own = parts[rank]
+    elif rank:
+        own = {"rng": None, "means": {}, "objects": {}, "callbacks": []}
+    else:
+        own = {**parts[0], "means": merged_means([part.get("means", {}) for part in parts])}
+    epoch = run["epoch"]
+    if epoch is not None:
+        epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
+        if rank:
+            epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
+    callbacks = own.get("callbacks", run["callbacks"])
+    return {**saved, "run": {**run, "rng": own["rng"], "epoch": epoch, "callbacks": callbacks}}
 
 
 def _state_dict(part: Any) -> Any:
@@ -264,7 +301,8 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state, run = trainer._run_state, saved["run"]
     if saved["class"] != type(trainer).__qualname__:
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved
+    state.resumed = saved = _own_part(saved)
+    run = saved["run"]
     state.step, state.done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None
     state.history[:] = copy.deepcopy(run["history"])
@@ -453,6 +491,22 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
 # ---------------------------------------------------------------- which checkpoint
 
 LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"
+
+
+def of_this_job(trainer: ConvnetTrainer) -> Path | None:
+    """Return the folder of the run that ``torchrun`` has restarted, None for a first start, or without a checkpoint."""
+    if not distributed.restarts() or trainer._logdir is None:
+        return None
+    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
+    folders = [path for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        try:
+            job = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("torchrun_job")
+        except (OSError, ValueError):
+            continue
+        if job == distributed.job():
+            return folder if checkpoints(folder) else None
+    return None
 
 
 def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | None:

@@ -48,8 +48,10 @@ def get_state(*loaders: Any, devices: bool = True) -> dict[str, Any]:
     return state
 
 
-def set_state(state: dict[str, Any], *loaders: Any) -> None:
-    """Give the generators the states that `get_state` returned for the same loaders."""
+def set_state(state: dict[str, Any] | None, *loaders: Any) -> None:
+    """Give the generators the states that `get_state` returned for the same loaders; None changes nothing."""
+    if state is None:
+        return
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     algorithm, keys, *rest = state["numpy"]

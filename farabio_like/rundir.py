@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import distributed
 from .checkpoint import write_text
 from .errors import CheckpointError, ConfigError
 
@@ -41,22 +42,7 @@ class RunDir:
     """
 
     def __init__(self, logdir: str | Path, owner: type) -> None:
-        parent = Path(logdir).expanduser() / owner.__name__
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            number = max(run_numbers(parent), default=0) + 1
-            while True:
-                try:
-                    (parent / str(number)).mkdir()
-                    break
-                except FileExistsError:  # another process took the number
-                    number += 1
-        except OSError as error:
-            raise ConfigError(
-                f"_logdir is {str(logdir)!r}, but {error.filename or parent} cannot be made or written: "
-                f"{error.strerror}. Choose another place, or _logdir = None to write nothing."
-            ) from error
-        self.path = parent / str(number)
+        self.path = Path(distributed.from_main(lambda: str(_new_folder(logdir, owner))))
         self.owner = owner
 
     @classmethod
@@ -87,6 +73,8 @@ class RunDir:
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
+        if not distributed.is_main():
+            return
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
         text = json.dumps(environment(), indent=2)
         try:
@@ -120,6 +108,8 @@ class RunDir:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
+        if not distributed.is_main():
+            return
         path = self.path / "metrics.jsonl"
         try:
             self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it: the run goes on
@@ -127,6 +117,25 @@ class RunDir:
                 file.write(json.dumps(finite(entry)) + "\n")
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def _new_folder(logdir: str | Path, owner: type) -> Path:
+    parent = Path(logdir).expanduser() / owner.__name__
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max(run_numbers(parent), default=0) + 1
+        while True:
+            try:
+                (parent / str(number)).mkdir()
+                break
+            except FileExistsError:  # another process took the number
+                number += 1
+    except OSError as error:
+        raise ConfigError(
+            f"_logdir is {str(logdir)!r}, but {error.filename or parent} cannot be made or written: "
+            f"{error.strerror}. Choose another place, or _logdir = None to write nothing."
+        ) from error
+    return parent / str(number)
 
 
 def run_numbers(parent: Path) -> list[int]:
@@ -166,6 +175,8 @@ def environment() -> dict[str, Any]:
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
         "git_commit": _git_commit(),
+        "torchrun_job": distributed.job(),
+        "processes": distributed.world_size(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

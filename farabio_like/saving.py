@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from . import checkpoint, components, nonfinite, resume, signals
+from . import checkpoint, components, distributed, nonfinite, resume, signals
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def after_step(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     asked = [name for name in state.asked if name in signals.NAMES]
     saves, state.saves = state.saves, []
-    due = bool(asked) or perf_counter() >= state.next_save_time
+    # Of several ranks the first one's clock counts, see meeting.meet.
+    due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
     if trainer._save_steps is not None and state.step % trainer._save_steps == 0:
         due = True
     if due and state.run is not None:
@@ -47,14 +48,19 @@ def after_step(trainer: ConvnetTrainer) -> None:
     signals.obey(state)
 
 
-def write(trainer: ConvnetTrainer, paths: list[Path]) -> None:
-    """Write one checkpoint under these names, unless the weights are not finite."""
+def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> None:
+    """Write one checkpoint under these names, unless the weights are not finite; all ranks call it, or one alone."""
     if not components.modules_of(trainer):
         return
     state = trainer._run_state
     run = state.run
     of_the_run = run is not None and paths[0].parent == run.last.parent
     saved, parameters = resume.state_of(trainer), dict(components.named_parameters(trainer))
+    if together and state.ranks is not None:
+        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        if not distributed.is_main():
+            nonfinite.weights_are_finite(trainer)  # the first rank looks when it writes, and would end alone
+            return
     if trainer._async_checkpoint:
         # Copies of the tensors are written: the run goes on changing the tensors themselves.
         saved, parameters = checkpoint.snapshot((saved, parameters))
@@ -78,9 +84,12 @@ def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
         state.saves.append(path)
         state.asked.append("save")
     else:
-        checkpoint.save(resume.state_of(trainer), path)
-        if state.run is not None and path.parent == state.run.last.parent:
-            resume.write_index(state.run.path, resume.state_of(trainer), [path])
+        saved = resume.state_of(trainer)
+        if state.ranks is not None:
+            saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        checkpoint.save(saved, path)
+        if distributed.is_main() and state.run is not None and path.parent == state.run.last.parent:
+            resume.write_index(state.run.path, saved, [path])
 
 
 def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
@@ -91,6 +100,8 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     state = trainer._run_state
     stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
     at_once = isinstance(error, KeyboardInterrupt) and not stopped  # a second Ctrl-C
+    if state.ranks is not None:  # the others' random numbers cannot be had any more: their last common save counts
+        return
     if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
         return
     try:
@@ -98,7 +109,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
             return
         name = resume.LAST if stopped else resume.CRASH
-        write(trainer, [state.run.last.with_name(name)])
+        write(trainer, [state.run.last.with_name(name)], together=False)
         if not stopped:
             state.console.line(f"what was trained until the error is in {state.run.last.with_name(name)}")
     except Exception as further:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, components, data
+from . import checks, components, data, replicas
 from .errors import CheckpointError, HookError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ class Stepping:
         if not isinstance(loss, Tensor):
             return loss
         samples = self._samples(trainer)
+        ranks = trainer._run_state.ranks
+        if ranks is not None and self.plan.steps > 1:
+            loss = loss * ranks.share_of_step  # of all ranks' samples, those of this one
         if samples != self.unit:
             loss = loss * (samples / self.unit)
         return self._scaler(trainer).scale(loss) if self.plan.precision == "fp16" else loss
@@ -120,11 +123,18 @@ class Stepping:
             self.left -= 1
         state.missed += not state.moved
         state.moved, self.made = True, False
+        if state.ranks is not None:
+            counts = [window.batches for window in self.windows.values()] or [0]
+            closes = max(counts) + 1 >= self.plan.steps or self.left == 1
+            replicas.average_next(trainer, closes, weigh=self.plan.steps == 1)
 
     def end_pass(self, trainer: ConvnetTrainer) -> None:
         """Close the windows that are open after the last batch: it was not known to be the last."""
         state = trainer._run_state
         waiting = [name for name, window in self.windows.items() if window.batches]
+        if waiting and state.ranks is not None:
+            every = _optimizers(trainer)
+            replicas.sum_gradients([p for name in waiting for p in _parameters(every[name])])
         if self._close(trainer, waiting):
             state.late = not state.moved
             state.moved = True
@@ -142,7 +152,8 @@ class Stepping:
             state = trainer._run_state
             # As the loop counts them: a subclass may keep a `batch` of its own.
             batch = vars(trainer)["batch"] if "batch" in state.lent else data.batch_of(state.item)
-            samples = trainer.batch_size_of(batch)
+            # The windows of several ranks count what all of them have.
+            samples = trainer.batch_size_of(batch) if state.ranks is None else state.ranks.samples
         if not any(window.batches for window in self.windows.values()):
             self.unit = samples or 1
         return samples

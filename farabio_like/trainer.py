@@ -22,11 +22,15 @@ from . import (
     components,
     compute,
     data,
+    distributed,
     loop,
+    meeting,
     plots,
     record,
+    replicas,
     resume,
     saving,
+    sharding,
     signals,
     stepping,
     summary,
@@ -175,6 +179,9 @@ class ConvnetTrainer:
     _loggers: Any
     _log_interval: int | None
     _on_nonfinite: str
+    _strategy: str | None
+    _dist_timeout: float | None
+    _sync_batchnorm: bool
     train_loader: Any
     valid_loader: Any
     test_loader: Any
@@ -217,16 +224,20 @@ class ConvnetTrainer:
         self._run_state.console.verbose = self._verbose
         checks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
-        self.device = compute.resolve_device(devices[0] if devices else self.device or self._device)
+        asked = distributed.own_device(devices[0] if devices else self.device or self._device)
+        self.device = compute.resolve_device(asked)
+        distributed.start(self.device, self._dist_timeout)
         compute.seed_everything(self._seed)
         self.get_trainloader()
         self.get_testloader()
+        sharding.shard_loaders(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
             self.build_model()
         checks.check_model(self)
         compute.prepare_modules(self)
+        replicas.replicate(self)
         stepping.bind(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -409,6 +420,7 @@ class ConvnetTrainer:
         if record.training_ends(self):  # a resumed epoch may have come to its evaluation before
             self.on_train_epoch_end()
             loop.fire(self, "on_train_epoch_end")
+        meeting.agree(self)
         resume.begin_evaluation(self)
         if record.evaluation_is_due(self):
             with loop.evaluation(self):  # for a subclass with an evaluate_epoch of its own
@@ -634,7 +646,7 @@ class ConvnetTrainer:
         """
         if batches is None:
             raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
-        for batch in [batches] if data.is_batch(batches) else data.batches(batches):
+        for batch in [batches] if data.is_batch(batches) else data.batches(sharding.whole(batches)):
             with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())

@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import distributed
 from ..errors import ConfigError, HookError, closest
 
 if TYPE_CHECKING:
@@ -316,6 +317,8 @@ def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]
             raise ConfigError(
                 f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
             )
+    if not distributed.is_main():  # one rank records
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Logger)]
     found: dict[str, list[Callable[[ConvnetTrainer], Any]]] = {}
     for event in EVENTS:
         last = "_end" in event or event == "on_exception"

@@ -171,6 +171,9 @@ class MetricCallback(Callback):
             trainer.outputs = None  # so that a step which sets none is not measured by those of another pass
 
     def _add(self, trainer: ConvnetTrainer, loader: str) -> None:
+        run = trainer._run_state
+        if run.skip and run.ranks is not None:  # a stand-in for a batch of another rank counts nowhere
+            return
         with torch.no_grad():
             prediction, target = self._taken(trainer, loader)
             self._go_on(loader)

@@ -6,11 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .. import distributed
 from ..errors import ConfigError
-from .metric import MetricCallback
+from ..reduction import merged_metric
+from .metric import MetricCallback, gather
 
 
 class TorchMetric(MetricCallback):
@@ -69,9 +70,10 @@ class TorchMetric(MetricCallback):
         return {self.name: value}
 
     def _of_all_processes(self, state: Any) -> Any:
-        # torchmetrics joins the processes in compute(), which all of them have to call.
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return self.start() if state is None and together else state
+        states = gather(state)
+        if not distributed.several() or not states:
+            return state
+        return merged_metric(states, f"TorchMetric({self.name!r}, ...)")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the metric has gathered of the train pass under way."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
+from .. import distributed
+
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
 REDRAW_SECONDS = 0.1
@@ -46,7 +48,7 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Print one line."""
-        if self.verbose:
+        if self.verbose and distributed.is_main():
             print(text, flush=True)
 
     def once(self, text: str) -> None:
@@ -130,12 +132,14 @@ class Console:
             Say how long the run will still take.
         """
         wanted = _draws_bars(sys.stderr) if self.use_tqdm is None else self.use_tqdm
-        return Bar(f"{epoch} {name}", total, self.seconds_left if timed else None) if wanted else None
+        if not wanted or not distributed.is_main():
+            return None
+        return Bar(f"{epoch} {name}", total, self.seconds_left if timed else None)
 
     def heartbeat(self, name: str, total: int | None, epoch: str, timed: bool = False) -> Heartbeat | None:
         """Return what prints a line a minute during one pass over a loader, None where a terminal shows a bar."""
         seen = _is_terminal(sys.stdout) and self.use_tqdm is not False and _draws_bars(sys.stderr)
-        if not self.verbose or seen or _is_notebook(sys.stdout):
+        if not self.verbose or not distributed.is_main() or seen or _is_notebook(sys.stdout):
             return None
         return Heartbeat(self, f"{epoch} {name}".strip(), total, self.seconds_left if timed else None)
 

@@ -1,0 +1,249 @@
+"""The modules of a trainer under ``torchrun``: wrapped so that every step averages the gradients over the ranks."""
+
+# No postponed annotations here: DistributedDataParallel looks at those of its communication hook.
+from collections.abc import MutableMapping
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
+
+from . import components, distributed
+from .errors import ConfigError
+from .meeting import Meetings
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+
+class Ranks:
+    """How much the gradients of this rank weigh in the step under way.
+
+    Attributes
+    ----------
+    count : int
+        Number of ranks.
+    samples : int
+        The samples of all ranks together.
+    share_of_step : float
+        Those of this rank over those of all ranks.
+    weight : float
+        By how much the gradients are multiplied before they are summed: by the share, or by 1 where the losses were.
+    meetings : Meetings
+    held : list
+        What this rank wants when the ranks meet.
+    """
+
+    def __init__(self) -> None:
+        self.count = distributed.world_size()
+        self.samples = 0
+        self.share_of_step = self.weight = 1 / self.count
+        self.meetings = Meetings()
+        self.held: list[Any] = []
+
+    def share(self, samples: int, on_all: int) -> None:
+        """Note the samples of a step."""
+        self.samples = on_all
+        self.share_of_step = self.weight = samples / on_all if on_all else 1 / self.count
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
+        """Stay one: the wrapped modules of a copied trainer look here."""
+        return self
+
+
+class Replica(DistributedDataParallel):
+    """A module of which every rank has a copy, and whose gradients are averaged by samples in every backward pass.
+
+    What the wrapper has not, the module inside is asked for; a method of it that is called from outside runs as the
+    wrapper's forward does, so that its gradients are averaged too.
+
+    Parameters
+    ----------
+    module : nn.Module
+    ranks : Ranks
+    device : torch.device
+    """
+
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:
+        self._build(module, device)
+        self.ranks = ranks
+
+    def _build(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__(module, device_ids=[device.index] if device.type == "cuda" else None)
+        # Not in every forward pass, which evaluations and several passes per step could not bear: see sync_buffers.
+        self.broadcast_buffers = False
+        self.register_comm_hook(self, _weighted_sum)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            module = self.__dict__.get("_modules", {}).get("module")
+            if module is None:
+                raise
+        found = getattr(module, name)
+        if isinstance(found, MethodType) and found.__self__ is module:
+            return _Forwarded(self, found)
+        return found
+
+
+class _Forwarded:
+    """A method of the module inside, run by the wrapper's forward."""
+
+    def __init__(self, replica: Replica, method: MethodType) -> None:
+        self.replica = replica
+        self.method = method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module, method = self.replica.module, self.method
+        own = module.__dict__.get("forward")
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            restore()
+            return method(*args, **kwargs)
+
+        def restore() -> None:
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                module.__dict__["forward"] = own
+
+        module.__dict__["forward"] = forward
+        try:
+            return self.replica(*args, **kwargs)
+        finally:
+            if module.__dict__.get("forward") is forward:
+                restore()
+
+
+def _weighted_sum(replica: Replica, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Sum the gradients of all ranks, each by its share of the samples."""
+    gradients, weight = bucket.buffer(), replica.ranks.weight
+    if weight:
+        gradients.mul_(weight)
+    else:
+        gradients.zero_()  # those of a stand-in may be NaN
+    work = dist.all_reduce(gradients, async_op=True)
+    return work.get_future().then(_first)
+
+
+def _first(future: Any) -> Any:
+    return future.value()[0]
+
+
+def replicate(trainer: "ConvnetTrainer") -> None:
+    """Wrap every module of a trainer that learns, and give the others rank 0's values; what is wrapped stays.
+
+    Called after the model is built, and before every epoch, for what hooks have built since.
+
+    Raises
+    ------
+    ConfigError
+        For a module without shapes yet, and for parameters outside of any module.
+    """
+    state = trainer._run_state
+    if not distributed.several():
+        return
+    if state.ranks is None:
+        state.ranks = Ranks()
+        if distributed.rank():  # not the same dropout on every rank
+            torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
+    own = vars(trainer)
+    covered = {id(p) for part in _replicas(own) for p in part.parameters()}
+    # The model first: another attribute may be a part of it.
+    for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
+        value = own[name]
+        if isinstance(value, nn.Module):
+            own[name] = _wrapped(trainer, state.ranks, name, value, covered)
+        elif isinstance(value, MutableMapping):
+            for key in list(value):
+                if isinstance(value[key], nn.Module):
+                    value[key] = _wrapped(trainer, state.ranks, f"{name}[{key!r}]", value[key], covered)
+        elif isinstance(value, list):
+            for index, part in enumerate(value):
+                if isinstance(part, nn.Module):
+                    value[index] = _wrapped(trainer, state.ranks, f"{name}[{index}]", part, covered)
+    _check_optimizers(trainer, covered)
+
+
+def _replicas(own: dict[str, Any]) -> list[Replica]:
+    found: list[Replica] = []
+    for value in own.values():
+        parts = value.values() if isinstance(value, MutableMapping) else value if isinstance(value, list) else [value]
+        found += [part for part in parts if isinstance(part, Replica)]
+    return found
+
+
+def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
+    parameters = list(module.parameters())
+    if isinstance(module, DistributedDataParallel) or (parameters and all(id(p) in covered for p in parameters)):
+        return module
+    if any(components.is_lazy(p) for p in parameters):
+        raise ConfigError(
+            f"{type(trainer).__name__}: self.{name} has parameters without a shape yet, which ranks cannot share. "
+            "Run one batch through it in build_model."
+        )
+    covered.update(id(p) for p in parameters)
+    if not any(p.requires_grad for p in parameters):
+        for tensor in module.state_dict().values():
+            if isinstance(tensor, Tensor):
+                dist.broadcast(tensor, src=0)
+        return module
+    module.to(trainer.device)
+    if trainer._sync_batchnorm and trainer.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    elif trainer._sync_batchnorm:
+        trainer._run_state.console.once(
+            "_sync_batchnorm is set, but works on CUDA only: each process normalises over its own part of a batch"
+        )
+    return Replica(module, ranks, trainer.device)
+
+
+def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:
+    for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
+        held = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+        stray = sum(id(p) not in covered for p in held)
+        if stray:
+            raise ConfigError(
+                f"{type(trainer).__name__}: {stray} parameters of {where} are in no module of this trainer, so the "
+                "ranks cannot average their gradients. Make them parameters of self.model."
+            )
+
+
+def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
+    """Have the next backward pass sum the gradients of all ranks, or keep its own until a window closes."""
+    ranks = trainer._run_state.ranks
+    assert ranks is not None
+    if not weigh:
+        ranks.weight = 1.0  # each loss of a window was weighted by itself
+    for replica in _replicas(vars(trainer)):
+        replica.require_backward_grad_sync = closes
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Sum what the ranks have gathered in a window that was not known to be the last one."""
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+
+def sync_buffers(trainer: "ConvnetTrainer") -> None:
+    """Give all ranks the same buffers: the mean of the ranks' batch statistics, else those of rank 0."""
+    for replica in _replicas(vars(trainer)):
+        averaged = {
+            id(buffer)
+            for part in replica.module.modules()
+            if isinstance(part, _NormBase)
+            for buffer in (part.running_mean, part.running_var)
+            if buffer is not None
+        }
+        for buffer in replica.module.buffers():
+            if id(buffer) in averaged:
+                dist.all_reduce(buffer)
+                buffer.div_(distributed.world_size())
+            else:
+                dist.broadcast(buffer, src=0)

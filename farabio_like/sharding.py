@@ -1,0 +1,256 @@
+"""Loaders that are read by several processes: every batch of the user's loader is shared out among the ranks.
+
+``batch_size`` is that of all ranks together. So the number of processes changes neither the order of the samples,
+nor the number of steps, nor what a step learns from; a script gives the same result with one process and with many.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from . import data, distributed, replicas
+
+if TYPE_CHECKING:
+    from .trainer import ConvnetTrainer
+
+
+class Sentinel(Enum):
+    """Stands for no item; an Enum stays itself when it is sent."""
+
+    END = "end"
+
+
+_END = Sentinel.END
+LOADERS = ("train_loader", "valid_loader", "test_loader")
+CHUNK = 512  # batches whose indices rank 0 tells the others at once
+
+
+class BatchShares:
+    """The batch sampler that gives this rank its part of every batch of another one.
+
+    Rank 0 alone draws the order, from its own random numbers, and tells the others: so any sampler will do. A rank
+    without a part gets one sample, which `ranked` counts as none: all ranks see the same number of batches.
+
+    Parameters
+    ----------
+    whole : iterable of lists of indices
+    """
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+        self.plan: deque[tuple[int, int]] = deque()  # of each batch drawn: samples here, and on all ranks
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "whole":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        # Of its own for each pass: another one over the same loader may begin within this one.
+        plan = self.plan = deque()
+        ranks, rank = distributed.world_size(), distributed.rank()
+        for batch in _same_on_all_ranks(self.whole):
+            start, end = part_of(len(batch), rank, ranks)
+            plan.append((end - start, len(batch)))
+            yield batch[start:end] or batch[:1]
+
+
+def part_of(samples: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return where a rank's part of a batch starts and ends; the first ranks get what is left over."""
+    each, more = divmod(samples, ranks)
+    start = rank * each + min(rank, more)
+    return start, start + each + (rank < more)
+
+
+def _same_on_all_ranks(whole: Any) -> Iterator[list[Any]]:
+    if type(whole) is BatchSampler and type(whole.sampler) is SequentialSampler:
+        yield from map(list, whole)
+        return
+    iterator = iter(whole) if distributed.is_main() else iter(())
+    while True:
+        chunk = distributed.from_main(lambda: [list(batch) for batch in islice(iterator, CHUNK)])
+        yield from chunk
+        if len(chunk) < CHUNK:
+            return
+
+
+class Turns:
+    """The batches of a loader that cannot be shared by index: the ranks take them in turn.
+
+    Every rank reads all of them, with the same random numbers, and drops those of the others.
+
+    Parameters
+    ----------
+    loader : iterable of batches
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // distributed.world_size())  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        seed = distributed.broadcast_object(int(torch.empty((), dtype=torch.int64).random_()))
+        numbers = _RandomNumbers(seed)
+        iterator = None
+        for index in count():
+            with numbers:
+                iterator = iter(data.batches(self.loader)) if iterator is None else iterator
+                batch = next(iterator, _END)
+            if batch is _END:
+                return
+            if index % distributed.world_size() == distributed.rank():
+                yield batch
+
+
+class _RandomNumbers:
+    """Random numbers of their own for what runs inside ``with``: Python's, NumPy's and torch's on the CPU."""
+
+    def __init__(self, seed: int) -> None:
+        self.states: Any = (
+            random.Random(seed).getstate(),
+            np.random.RandomState(seed % 2**32).get_state(),
+            torch.Generator().manual_seed(seed).get_state(),
+        )
+        self.outer: Any = None
+
+    def __enter__(self) -> None:
+        self.outer = self._swap(self.states)
+
+    def __exit__(self, *_: Any) -> None:
+        self.states = self._swap(self.outer)
+
+    @staticmethod
+    def _swap(states: Any) -> Any:
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        return before
+
+
+def shard(loader: Any) -> Any:
+    """Return a loader of this rank's part of the batches; one that is sharded already is returned as it is.
+
+    A ``DataLoader`` with a ``DistributedSampler`` is sharded by its owner.
+    """
+    if loader is None or not distributed.several() or isinstance(loader, Turns):
+        return loader
+    if not isinstance(loader, DataLoader):
+        return Turns(loader)
+    if isinstance(loader.sampler, DistributedSampler) or isinstance(loader.batch_sampler, BatchShares):
+        return loader
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return Turns(loader)
+    shared = copy.copy(loader)
+    # A DataLoader forbids to set them: its workers may be running. Those of the copy are not.
+    vars(shared).update(batch_sampler=BatchShares(loader.batch_sampler), _iterator=None)
+    return shared
+
+
+def whole(loader: Any) -> Any:
+    """Return the loader that `shard` was given."""
+    if isinstance(loader, Turns):
+        return loader.loader
+    if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, BatchShares):
+        original = copy.copy(loader)
+        vars(original).update(batch_sampler=loader.batch_sampler.whole, _iterator=None)
+        return original
+    return loader
+
+
+def shard_loaders(trainer: ConvnetTrainer) -> None:
+    """Put sharded loaders in the place of the trainer's own; the same loader under two names stays one."""
+    if not distributed.several():
+        return
+    found: dict[int, Any] = {}
+    for name in LOADERS:
+        loader = getattr(trainer, name)
+        if loader is not None:
+            setattr(trainer, name, found.setdefault(id(loader), shard(loader)))
+
+
+def prepared(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
+    """Return the sharded loader for a pass; hooks may have set another one since the trainer was built."""
+    shard_loaders(trainer)
+    if name != "train":
+        replicas.sync_buffers(trainer)
+    sampler = getattr(loader, "sampler", None)
+    if name == "train" and isinstance(sampler, DistributedSampler):
+        sampler.set_epoch(trainer._epoch)
+    return getattr(trainer, f"{name}_loader")
+
+
+def ranked(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
+
+    Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
+    that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
+    """
+    sampler = getattr(getattr(trainer, f"{name}_loader"), "batch_sampler", None)
+    before = getattr(sampler, "plan", None)
+    iterator = iter(items)
+    item = next(iterator, _END)
+    plan: Any = getattr(sampler, "plan", None)
+    if name == "train":
+        for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
+            plan.popleft()  # batches of a resumed pass that were trained before
+    if item is not _END and plan is not before and plan:
+        yield from _planned(trainer, name == "train", item, iterator, plan)
+    elif name == "train":
+        yield from _agreed(trainer, item, iterator)
+    elif item is not _END:
+        yield item
+        yield from iterator
+
+
+def _planned(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any], plan: Any) -> Iterator[Any]:
+    """Yield items whose shares are known from the sampler, so nothing has to be sent."""
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
+    while item is not _END:
+        samples, on_all = plan.popleft() if plan else (1, ranks.count)
+        if training:
+            ranks.share(samples, on_all)
+        if training or samples:
+            state.skip = not samples
+            yield item
+        item = next(items, _END)
+
+
+def _agreed(trainer: ConvnetTrainer, item: Any, items: Iterator[Any]) -> Iterator[Any]:
+    """Yield items of which each rank knows its own alone: before each step all tell how many samples they have."""
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
+    last = _END
+    while True:
+        samples = trainer.batch_size_of(data.batch_of(item)) if item is not _END else 0
+        on_all, there, bare = distributed.reduce_sums([samples, item is not _END, item is last is _END])
+        if not there:
+            return
+        if bare:  # some rank has had no item yet, and takes its stand-in from the first one that has
+            last = next(one for one in distributed.gather_objects(item) if one is not _END)
+        ranks.share(samples, int(on_all))
+        state.skip = item is _END
+        last = last if item is _END else item
+        yield last
+        item = next(items, _END)

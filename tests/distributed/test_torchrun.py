@@ -1,0 +1,187 @@
+"""Several ranks, started by ``torchrun``: what `workers.py` trains and measures, compared with one process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKERS = Path(__file__).with_name("workers.py")
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(ranks, *command, folder, options=(), good=True):
+    """Run a script on so many ranks and return what it printed, output and errors."""
+    done = subprocess.run(
+        [*TORCHRUN, "--standalone", f"--nproc-per-node={ranks}", *options, *map(str, command)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode == 0) is good, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Return what each rank of 1, 2 and 3 found, and what they printed."""
+    found = {}
+    for ranks in (1, 2, 3):
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing"]
+        printed, _ = torchrun(ranks, WORKERS, folder, *jobs, folder=folder)
+        found[ranks] = {
+            "ranks": [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)],
+            "printed": printed,
+            "folder": folder,
+        }
+    return found
+
+
+def of_several(results, job):
+    for ranks in (2, 3):
+        for rank in results[ranks]["ranks"]:
+            yield ranks, rank[job]
+
+
+def same(one, other, tolerance=1e-9):
+    """Return whether plain data is equal, numbers up to the tolerance, NaN to NaN."""
+    if isinstance(one, dict):
+        return set(one) == set(other) and all(same(one[key], other[key], tolerance) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(same(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float):
+        return abs(one - other) <= tolerance or (one != one and other != other)
+    return one == other
+
+
+def test_the_number_of_ranks_changes_neither_weights_nor_history(results):
+    alone = results[1]["ranks"][0]["parity"]
+    for ranks, found in of_several(results, "parity"):
+        for name in alone:
+            assert same(found[name], alone[name]), (ranks, name)
+
+
+def test_metrics_of_1_to_20_samples_are_those_of_one_process(results):
+    alone = results[1]["ranks"][0]["evaluation"]
+    for ranks, found in of_several(results, "evaluation"):
+        for number in alone:
+            assert same(found[number], alone[number], 1e-6), (ranks, number, found[number], alone[number])
+
+
+def test_ranks_with_5_3_and_0_batches_finish_with_the_same_weights(results):
+    ranks = [rank["uneven"] for rank in results[3]["ranks"]]
+    assert [rank["seen"] for rank in ranks] == [10, 10, 10]
+    assert all(rank["own"] == ranks[0]["own"] for rank in ranks)
+
+
+def test_a_stream_is_taken_in_turns(results):
+    assert [results[n]["ranks"][0]["uneven"]["turns"]["steps"] for n in (1, 2, 3)] == [10, 6, 4]
+    for _, found in of_several(results, "uneven"):
+        assert found["turns"]["history"][0]["valid"].keys() == {"loss", "accuracy"}
+
+
+def test_what_one_rank_asks_for_all_ranks_do(results):
+    alone = results[1]["ranks"][0]["stopping"]
+    assert alone["batch"][:2] == [2, 1]
+    for _, found in of_several(results, "stopping"):
+        for when in ("pass", "epoch", "everywhere"):
+            assert same(found[when], alone[when])
+        assert found["batch"][:2] == [3, 1]  # the other ranks were in the next step
+        assert found["batch"] == results[2]["ranks"][0]["stopping"]["batch"] or same(
+            found["batch"], results[2]["ranks"][0]["stopping"]["batch"]
+        )
+
+
+def test_one_rank_prints_and_writes(results):
+    files = {}
+    for ranks in (1, 2, 3):
+        assert results[ranks]["printed"].count("best (*)") == 1
+        assert results[ranks]["printed"].count("the script's own line") == 1
+        runs = results[ranks]["folder"] / "runs"
+        files[ranks] = sorted(str(path.relative_to(runs)) for path in runs.rglob("*") if "code" not in path.parts)
+        assert len((runs / "Base" / "1" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert files[1] == files[2] == files[3]
+    alone = results[1]["ranks"][0]["files"]
+    assert all(same(found, alone) for _, found in of_several(results, "files"))
+
+
+def test_a_file_that_is_missing_is_missed_on_every_rank(results):
+    assert all("there is no file of weights nowhere.pth" in found for _, found in of_several(results, "missing"))
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(results, tmp_path, python):
+    folder = results[2]["folder"] / "runs" / "Base" / "1"
+    script = f"""
+import sys
+sys.path.insert(0, {str(WORKERS.parent)!r})
+import workers
+trainer = workers.Base({{"_num_epochs": 3}})
+trainer.train(resume={str(folder)!r})
+print(len(trainer.history), trainer.step)
+"""
+    assert python(script).split() == ["3", "9"]
+
+
+def test_a_failure_of_one_rank_ends_all_with_the_first_traceback(tmp_path):
+    started = time.monotonic()
+    _, errors = torchrun(2, WORKERS, tmp_path, "failing", folder=tmp_path, good=False)
+    assert time.monotonic() - started < 100
+    assert "ValueError: the second rank's own mistake" in errors
+    assert not list(tmp_path.glob("rank*.json"))
+
+
+def test_digits_is_as_good_on_two_ranks(tmp_path):
+    accuracies = []
+    for ranks in (1, 2, 3):
+        printed, _ = torchrun(ranks, ROOT / "examples" / "digits.py", folder=tmp_path)
+        (accuracy,) = re.findall(r"^test accuracy (\d\.\d+)", printed, re.MULTILINE)
+        accuracies.append(float(accuracy))
+    assert min(accuracies) > 0.97, accuracies
+    assert max(accuracies) - min(accuracies) <= 0.0051, accuracies
+    assert len(list((tmp_path / "runs" / "Digits").iterdir())) == 3
+
+
+@pytest.mark.parametrize("step", [7, 29, 40, 58, 60, 71, 84, 86, 15, 33])
+def test_a_killed_process_changes_nothing(tmp_path, step, never_killed):
+    script = ROOT / "examples" / "elastic.py"
+    printed, _ = torchrun(2, script, "--kill-at", step, folder=tmp_path, options=["--max-restarts=3"])
+    assert printed.splitlines()[-1] == never_killed
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    printed, _ = torchrun(2, ROOT / "examples" / "elastic.py", folder=tmp_path_factory.mktemp("never"))
+    return printed.splitlines()[-1]
+
+
+def test_two_agents_meet_as_two_machines_do(tmp_path):
+    port = 29400 + os.getpid() % 500
+    agents = [
+        subprocess.Popen(
+            [
+                *[*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=two", "--rdzv-backend=c10d"],
+                *[f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-conf=is_host={int(node == 0)}"],
+                *["--local-addr=127.0.0.1", str(WORKERS), str(tmp_path), "files"],
+            ],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    printed = [agent.communicate(timeout=200)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], printed
+    assert "".join(printed).count("best (*)") == 1
+    assert [path.name for path in (tmp_path / "runs" / "Base").iterdir()] == ["1"]

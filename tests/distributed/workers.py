@@ -1,0 +1,307 @@
+"""What a rank does in the tests: each function is run by ``torchrun`` and returns plain data, rank by rank."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torchmetrics
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from farabio_like import ConvnetTrainer, distributed
+from farabio_like.callbacks import AUC, Accuracy, Dice, TorchMetric
+
+
+def samples(number):
+    generator = torch.Generator().manual_seed(number)
+    inputs = torch.randn(number, 4, dtype=torch.float64, generator=generator)
+    return TensorDataset(inputs, (inputs.sum(1) > 0).long())
+
+
+class Base(ConvnetTrainer):
+    """Two layers in double precision on 22 samples in batches of 8: the last batch has 6."""
+
+    number = 22
+
+    def define_misc_attr(self):
+        self._device, self._logdir, self._verbose, self._num_epochs = "cpu", None, False, 2
+        for name, value in self.config.items():
+            setattr(self, name, value)
+
+    def get_trainloader(self):
+        self.train_loader = DataLoader(samples(self.number), batch_size=8, shuffle=True)
+        self.valid_loader = DataLoader(samples(9), batch_size=4)
+
+    def get_testloader(self):
+        self.test_loader = DataLoader(samples(7), batch_size=7)
+
+    def build_model(self):
+        self.model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5, momentum=0.9)
+
+    def compute_loss(self):
+        self.outputs = self.model(self.inputs)
+        self.batch_metrics["accuracy"] = (self.outputs.argmax(1) == self.targets).double().mean()
+        return self.criterion(self.outputs, self.targets)
+
+
+def weights(trainer):
+    from farabio_like import components
+
+    state = components.model_state(components.model_of(trainer))
+    parts = state.values() if any(isinstance(value, dict) for value in state.values()) else [state]
+    return [x for part in parts for tensor in part.values() for x in tensor.double().flatten().tolist()]
+
+
+def trained(cls, **settings):
+    torch.manual_seed(distributed.rank() if settings.pop("seeded", False) else 0)
+    trainer = cls(settings)
+    history = trainer.train()
+    for entry in history:
+        entry.pop("seconds")
+    return {"weights": weights(trainer), "history": history, "steps": trainer.step}
+
+
+class OneLeft(Base):
+    number = 17  # the last batch has one sample
+
+
+class OwnStep(Base):
+    """Steps by itself, and calls parts of its model by their own names."""
+
+    def build_model(self):
+        super().build_model()
+        self.model = Net()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5)
+
+    def training_step(self):
+        self.optimizer.zero_grad()
+        self.loss = nn.functional.cross_entropy(self.model.decode(self.model.encode(self.inputs)), self.targets)
+        self.loss.backward()
+        self.optimizer.step()
+
+    def compute_loss(self):
+        self.outputs = self.model(self.inputs)
+        return self.criterion(self.outputs, self.targets)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
+
+    def encode(self, x):
+        return self.encoder(x).tanh()
+
+    def decode(self, code):
+        return self.head(code)
+
+    def forward(self, x):
+        return self.decode(self.encode(x))
+
+
+class Pair(Base):
+    """A dict of models and of optimizers."""
+
+    def build_model(self):
+        self.model = {"encoder": nn.Linear(4, 5).double(), "head": nn.Linear(5, 2).double()}
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = {name: torch.optim.SGD(part.parameters(), lr=0.5) for name, part in self.model.items()}
+
+    def compute_loss(self):
+        self.outputs = self.model["head"](self.model["encoder"](self.inputs).tanh())
+        return self.criterion(self.outputs, self.targets)
+
+
+class Named(Base):
+    """No ``self.model``: networks under names of their own, one of them frozen."""
+
+    def build_model(self):
+        self.frozen = nn.Linear(4, 4).double().requires_grad_(False)
+        self.net = nn.Linear(4, 2).double()
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.5)
+
+    def compute_loss(self):
+        self.outputs = self.net(self.frozen(self.inputs))
+        return self.criterion(self.outputs, self.targets)
+
+
+class Weighted(Base):
+    def get_trainloader(self):
+        super().get_trainloader()
+        data = samples(22)
+        sampler = WeightedRandomSampler(torch.rand(22, generator=torch.Generator().manual_seed(1)), 22)
+        self.train_loader = DataLoader(data, batch_size=8, sampler=sampler)
+
+
+class Enumerated(Base):
+    """Replaces the iterator, as many trainers do."""
+
+    def on_train_epoch_start(self):
+        self.train_epoch_iter = enumerate(self.train_loader)
+
+
+class Workers(Base):
+    def get_trainloader(self):
+        super().get_trainloader()
+        self.train_loader = DataLoader(samples(22), batch_size=8, shuffle=True, num_workers=1)
+
+
+class Accumulated(Base):
+    """Windows of two batches, of which the last one stays half empty."""
+
+    def define_compute_attr(self):
+        self._accumulation_steps, self._clip_norm = 2, 0.5
+
+
+VARIANTS = (Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers)
+
+
+def parity():
+    found = {cls.__name__: trained(cls) for cls in VARIANTS}
+    found["seeded"] = trained(Base, seeded=True)
+    return found
+
+
+class Stream(IterableDataset):
+    """As many batches of 2 samples as this rank is told."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        for index in range(self.batches):
+            yield samples(2 + index).tensors[0][:2], samples(2 + index).tensors[1][:2]
+
+
+def uneven():
+    """Ranks with 5, 3 and 0 batches of their own; and one stream that is taken in turns."""
+    counts = (5, 3, 0)
+
+    class Own(Base):
+        seen = 0
+
+        def on_train_epoch_start(self):
+            self.train_epoch_iter = iter(Stream(counts[distributed.rank()]))
+
+        def on_end_training_batch(self):
+            type(self).seen += 1
+
+    class Turns(Base):
+        def get_trainloader(self):
+            self.train_loader = DataLoader(Stream(5), batch_size=None)
+            self.valid_loader = DataLoader(Stream(5), batch_size=None)
+
+    own = trained(Own)
+    return {"own": own, "seen": Own.seen, "turns": trained(Turns)}
+
+
+def evaluation():
+    """Metrics of one set of weights on sets of 1 to 20 samples."""
+    found = {}
+    for number in range(1, 21):
+
+        class Sized(Base):
+            def get_trainloader(self):
+                super().get_trainloader()
+                self.valid_loader = DataLoader(samples(number), batch_size=8)  # noqa: B023
+
+            def compute_loss(self):
+                loss = super().compute_loss()
+                if self.targets[0] == 1:
+                    self.batch_metrics["sometimes"] = self.targets.double().mean()
+                return loss
+
+        torch.manual_seed(3)
+        trainer = Sized()
+        trainer.metrics = {"f1": torchmetrics.F1Score(task="multiclass", num_classes=2)}
+        trainer.callbacks = [
+            AUC(),
+            Accuracy(prefix="callback_"),
+            Dice(),
+            TorchMetric("kappa", torchmetrics.CohenKappa(task="multiclass", num_classes=2)),
+            TorchMetric(
+                "correlation",  # its parts are merged by a function of its own
+                torchmetrics.SpearmanCorrCoef(),
+                prediction=lambda trainer: trainer.outputs[:, 1],
+                target=lambda trainer: trainer.outputs[:, 0],
+                loaders=("valid",),
+            ),
+        ]
+        found[number] = {**trainer.evaluate_epoch(), "samples": number}
+        found[number].pop("sometimes", None)
+    return found
+
+
+class Stopper(Base):
+    """One rank asks to end the run: in a batch, at the end of the training pass, at the end of the epoch."""
+
+    def on_train_epoch_end(self):
+        if self.config.get("when") == "pass" and distributed.rank() == distributed.world_size() - 1:
+            self.exit_trainer()
+
+    def on_epoch_end(self):
+        if self.config.get("when") == "epoch" and distributed.rank() == distributed.world_size() - 1:
+            self.stop_train()
+
+    def on_end_training_batch(self):
+        if self.config.get("when") == "everywhere" and self.step == 2:
+            self.stop_train()
+        if self.config.get("when") == "batch" and self.step == 2 and distributed.rank() == 0:
+            self.stop_train()
+
+
+def stopping():
+    found = {}
+    for when in ("pass", "epoch", "everywhere", "batch"):
+        torch.manual_seed(0)
+        trainer = Stopper({"when": when, "_num_epochs": 5})
+        trainer.train()
+        found[when] = [trainer.step, len(trainer.history), weights(trainer)]
+    return found
+
+
+def files():
+    """One run folder, one printed table; the weights are those of one process, and load in one."""
+    torch.manual_seed(0)
+    trainer = Base({"_logdir": "runs", "_verbose": True})
+    trainer.train()
+    trainer.save_model("kept.pth")
+    result = trainer.test()
+    print("the script's own line")
+    return {
+        "test": result,
+        "folder": str(trainer.run_dir),
+        "predictions": len(list(trainer.predict(trainer.test_loader))),
+    }
+
+
+def failing():
+    class Failing(Base):
+        def on_end_training_batch(self):
+            if self.step == 2 and distributed.rank() == 1:
+                raise ValueError("the second rank's own mistake")
+
+    Failing({"_num_epochs": 1000}).train()
+
+
+def missing():
+    class Missing(Base):
+        def get_testloader(self):
+            self.test_loader = DataLoader(samples(7), batch_size=7)
+
+    trainer = Missing()
+    try:
+        trainer.load_model("nowhere.pth")
+    except FileNotFoundError as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    found = {name: globals()[name]() for name in sys.argv[2:]}
+    (folder / f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
