@@ -38,7 +38,7 @@ from .checkpoint import Writer
 from .errors import HookError, MissingPartError
 from .loggers.console import Bar, Console, Heartbeat
 from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
-from .pictures import Worker
+from .pictures import Painter
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RunState:
     """What the base remembers of a run, in one attribute of the trainer."""
 
     console: Console = field(default_factory=Console)
-    pictures: Worker = field(default_factory=Worker)
+    pictures: Painter = field(default_factory=Painter)
     run: RunDir | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     running: str | None = None  # "train" or "test" while that method runs

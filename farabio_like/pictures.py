@@ -20,7 +20,7 @@ SHARE = 0.05  # of an epoch's time that a drawing may take
 FIRST_GUESS = 1.0  # seconds of a drawing, before one was made
 
 
-class Worker:
+class Painter:
     """Draws the curves on a thread of its own, one drawing at a time.
 
     Attributes

@@ -9,7 +9,7 @@ import torch
 
 from farabio_like import pictures, plots
 from farabio_like.callbacks import ConfusionMatrix, Dice
-from farabio_like.pictures import Worker
+from farabio_like.pictures import Painter
 
 from .trainers import Tiny
 
@@ -19,7 +19,7 @@ def entry(epoch, seconds=100.0):
 
 
 def test_a_drawing_is_made_where_it_costs_less_than_its_share_of_an_epoch(tmp_path):
-    worker, path = Worker(), tmp_path / "curves.png"
+    worker, path = Painter(), tmp_path / "curves.png"
     worker.draw([entry(1, seconds=pictures.FIRST_GUESS / pictures.SHARE - 1)], None, path)
     assert worker.thread is None and not path.exists()
     worker.draw([entry(1, seconds=pictures.FIRST_GUESS / pictures.SHARE + 1)], None, path)
@@ -35,7 +35,7 @@ def test_a_drawing_is_made_where_it_costs_less_than_its_share_of_an_epoch(tmp_pa
 def test_one_drawing_at_a_time(tmp_path, monkeypatch):
     going, save = threading.Event(), plots.save
     monkeypatch.setattr(plots, "save", lambda *given: (going.wait(10), save(*given)))
-    worker = Worker()
+    worker = Painter()
     worker.draw([entry(1)], None, tmp_path / "curves.png")
     first = worker.thread
     worker.draw([entry(1), entry(2)], None, tmp_path / "curves.png")
@@ -48,7 +48,7 @@ def test_one_drawing_at_a_time(tmp_path, monkeypatch):
 
 def test_a_drawing_that_fails_is_not_tried_again_before_the_end(tmp_path):
     (tmp_path / "plots").write_text("a file in its place")
-    worker = Worker()
+    worker = Painter()
     worker.draw([entry(1)], None, tmp_path / "plots" / "curves.png")
     worker.join()
     assert isinstance(worker.error, OSError)
