@@ -67,7 +67,7 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "done": state.done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
-            "history": plain(state.history, "history"),
+            "history": _history(trainer),
             "components": {
                 name: {"class": type(part).__qualname__, "state": plain(_state_dict(part), name)}
                 for name, part in _components(trainer).items()
@@ -79,12 +79,18 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "stepping": plain(stepping.state_dict(trainer), "stepping"),
             "attributes": _changed_attributes(trainer),
             "objects": _own_objects(trainer),
-            "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)),
+            "rng": _rng(trainer),
             "epoch": _epoch_under_way(trainer),
             "made_with": _made_with(trainer),
             "config": storable(trainer.config.to_dict()),
         },
     }
+
+
+def _history(trainer: ConvnetTrainer) -> list[dict[str, Any]]:
+    """Return the history; only the last entry can be new, the others have been in a checkpoint, or could have."""
+    history = trainer._run_state.history
+    return [*history[:-1], *plain(history[-1:], "history")]
 
 
 def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
@@ -97,7 +103,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "phase": state.phase,
         "batches": state.batches,
         "asked": {"stop": state.stop, "leave": state.leave, "stop_loader": state.stop_loader},
-        "rng": state.epoch_rng,
+        "rng": _packed(state.epoch_rng),
         "seconds": perf_counter() - state.epoch_started,
         "schedulers": list(state.scheduler_marks),
         "metrics": plain(trainer.epoch_metrics, "epoch_metrics"),
@@ -111,7 +117,7 @@ def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, and what it has measured."""
     state = trainer._run_state
     return {
-        "rng": state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)),
+        "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
         "callbacks": [
@@ -142,6 +148,17 @@ def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
             epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
     callbacks = own.get("callbacks", run["callbacks"])
     return {**saved, "run": {**run, "rng": own["rng"], "epoch": epoch, "callbacks": callbacks}}
+
+
+def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the random numbers of now, or of the beginning of an evaluation under way, which begins anew."""
+    state = trainer._run_state
+    return _packed(state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)))
+
+
+def _packed(state: dict[str, Any]) -> dict[str, Any]:
+    # One that came from a checkpoint is packed already.
+    return state if isinstance(state["python"], list) else rng.packed(state)
 
 
 def _state_dict(part: Any) -> Any:

@@ -24,38 +24,43 @@ def get_state(*loaders: Any, devices: bool = True) -> dict[str, Any]:
     Returns
     -------
     dict
-        Tensors and plain data.
+        For `set_state`, or for a file after `packed`.
     """
-    version, words, gauss = random.getstate()
-    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
-        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
-        # Not the array's own memory: numpy goes on drawing from it.
-        "numpy": [
-            algorithm,
-            torch.tensor(np.asarray(keys, dtype=np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=True),
         "torch": torch.get_rng_state(),
         "loaders": [generator.get_state() for loader in loaders for generator in _generators(loader)],
     }
-    if devices and torch.cuda.is_available() and torch.cuda.is_initialized():
+    if devices and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     if devices and torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
 
 
+def packed(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what `get_state` returned as tensors and plain data."""
+    version, words, gauss = state["python"]
+    algorithm, keys, position, has_gauss, cached = state["numpy"]
+    return {
+        **state,
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": [algorithm, torch.tensor(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+    }
+
+
 def set_state(state: dict[str, Any] | None, *loaders: Any) -> None:
-    """Give the generators the states that `get_state` returned for the same loaders; None changes nothing."""
+    """Give the generators the states that `get_state` returned for the same loaders, packed or not.
+
+    None changes nothing.
+    """
     if state is None:
         return
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
+    random.setstate((version, words if isinstance(words, tuple) else tuple(words.tolist()), gauss))
     algorithm, keys, *rest = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state((algorithm, keys if isinstance(keys, np.ndarray) else keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     generators = [generator for loader in loaders for generator in _generators(loader)]
     for generator, own in zip(generators, state["loaders"], strict=False):
