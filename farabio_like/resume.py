@@ -34,6 +34,7 @@ _NOT_COMPONENTS = {
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
 }
+MOST_LOADERS = 100  # in one list or dict of a subclass
 LARGEST_ATTRIBUTE = 100_000  # entries; a longer list of a subclass is data, not a record of the run
 
 
@@ -240,8 +241,13 @@ def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
 def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
     """Return the loaders whose generators belong to the state: the three, and those of a subclass's own."""
     usual = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
-    own = [part for value in vars(trainer).values() for part in components.each(value, list, tuple)]
-    return *usual, *(x for x in own if isinstance(x, DataLoader) and not any(x is other for other in usual))
+    own = []
+    for value in vars(trainer).values():
+        several = value.values() if type(value) is dict else value if type(value) in (list, tuple) else None
+        # A long list holds data, no loaders; this runs in every epoch.
+        parts = (value,) if several is None else several if len(value) <= MOST_LOADERS else ()
+        own += [x for x in parts if isinstance(x, DataLoader) and not any(x is other for other in usual)]
+    return *usual, *own
 
 
 def plain(value: Any, where: str) -> Any:
