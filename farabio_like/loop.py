@@ -90,6 +90,7 @@ class RunState:
 
     # Counting.
     step: int = 0
+    trained_step: int = 0  # the last one whose training_step() has returned
     done: int | None = None  # the last finished epoch
     stage: Stage | None = None
     stage_end: int | None = None
@@ -250,6 +251,19 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
+    except GeneratorExit:  # a hook of the batch raised
+        if training and state.item is not NOTHING and state.trained_step == state.step:
+            # The weights have moved: a run that goes on from here must not train this batch again.
+            with contextlib.suppress(Exception):  # the hook's own error is the one to show
+                values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)
+                if not (values and "loss" in values):
+                    losses.take(own.get("loss"), batch)
+                if values:
+                    means.update(values, size_of(batch))
+                if objects.metrics and trainer.outputs is not None:
+                    objects.update(trainer.outputs, trainer.targets)
+            state.batches += 1
+        raise
     finally:
         if ranks is not None and training:
             ranks.meetings.end()

@@ -191,7 +191,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
     state.trained, state.loaded = True, None
-    state.phase, state.batches, state.start = "train", 0, None
+    state.phase, state.batches, state.start, state.trained_step = "train", 0, None, 0
     resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
     state.epoch_rng = get_state(*resume.loaders(trainer))
@@ -391,6 +391,8 @@ def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
     """Return the file that load_model() loads without a path, None for the weights in memory."""
     state = trainer._run_state
     if state.loaded is not None:
+        return None
+    if state.running == "test" and state.phase is not None:  # test() in a hook of an epoch: training goes on with these
         return None
     if state.run is not None and state.run.best.is_file():
         return state.run.best

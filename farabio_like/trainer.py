@@ -438,11 +438,13 @@ class ConvnetTrainer:
 
     def train_batch(self, item: Any) -> None:
         """Run the three hooks of one training batch."""
-        listeners = self._run_state.listeners
+        state = self._run_state
+        listeners = state.listeners
         self.on_start_training_batch(item)
         if "on_start_training_batch" in listeners:
             loop.fire(self, "on_start_training_batch")
         self.training_step()
+        state.trained_step = state.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
             loop.fire(self, "on_end_training_batch")
