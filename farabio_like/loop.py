@@ -75,6 +75,7 @@ class RunState:
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
     recording: Recording | None = None  # the loggers
+    given: dict[str, Any] = field(default_factory=dict)  # BATCH_PARTS that the constructor's hooks set: a size, say
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
     # The loop: what is being read, and what was asked of it.
@@ -152,10 +153,7 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
     state.initial_loss = vars(trainer).get("loss")
     if name != "train":
         # What a subclass's own hook took from the last training batch must not be read for this one.
-        for part in BATCH_PARTS:
-            if part not in state.networks:
-                vars(trainer).pop(part, None)
-        state.lent = ()
+        _forget_parts(trainer)
     if state.ranks is not None:
         loader = sharding.prepared(trainer, name, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
@@ -353,6 +351,15 @@ def _progress(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> tuple
     return state.console.bar(name, total, epoch, timed=timed), state.console.heartbeat(name, total, epoch, timed)
 
 
+def _forget_parts(trainer: ConvnetTrainer) -> None:
+    """Forget the last batch, also what hooks took of it; a subclass's own values of such names stay."""
+    state, own = trainer._run_state, vars(trainer)
+    for name in BATCH_PARTS:
+        if name not in state.networks and own.get(name, NOTHING) is not state.given.get(name):
+            own.pop(name, None)
+    state.lent = ()
+
+
 def return_batch(trainer: ConvnetTrainer) -> None:
     """Forget what the base set for the last item, so that nothing stale is read."""
     state = trainer._run_state
@@ -456,9 +463,7 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     """Make `batch` the item under way, outside any loop."""
     state = trainer._run_state
     outer = state.item
-    for name in BATCH_PARTS:
-        vars(trainer).pop(name, None)
-    state.lent = ()
+    _forget_parts(trainer)
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
     state.item = (0, batch)

@@ -239,6 +239,8 @@ class ConvnetTrainer:
         compute.prepare_modules(self)
         replicas.replicate(self)
         stepping.bind(self)
+        own = vars(self)
+        self._run_state.given = {name: own[name] for name in loop.BATCH_PARTS if own.get(name) is not None}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -896,6 +898,7 @@ class ConvnetTrainer:
         path : path, optional
             Without it: the best weights of this run; where this process has trained or loaded some on purpose,
             those in memory; ``_model_path``; the newest run of this class. Else the weights stay as they are.
+            Called by `test` within an epoch of `train`: those in memory, with which the training goes on.
 
         Raises
         ------

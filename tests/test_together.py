@@ -88,3 +88,31 @@ def test_numbers_of_numpy_are_settings(name, tmp_path, monkeypatch):
     settings = {name: np.float32(0.5) if name == "_clip_norm" else np.int64(2), "_logdir": "runs"}
     Tiny(settings).train()
     assert len(Tiny({**settings, "_num_epochs": 3}).train(resume=True)) == 3
+
+
+def test_own_values_under_the_names_of_a_batch_stay():
+    class Sizes(Tiny):
+        def define_data_attr(self):
+            self.batch, self.inputs, self.targets = 7, 3, 1
+
+        def on_start_training_batch(self, item):
+            self.x, self.y = item[1]
+
+        def training_step(self):
+            self.optimizer.zero_grad()
+            self.criterion(self.model(self.x), self.y).backward()
+            self.optimizer.step()
+
+        def on_evaluate_batch_start(self, item):
+            self.x, self.y = item[1]
+
+        def evaluate_batch(self, item):
+            assert (self.batch, self.inputs, self.targets) == (7, 3, 1)
+
+        def test_step(self, item):
+            assert (self.batch, self.inputs, self.targets) == (7, 3, 1)
+
+    trainer = Sizes()
+    trainer.train()
+    trainer.test()
+    assert (trainer.batch, trainer.inputs, trainer.targets) == (7, 3, 1)
