@@ -189,6 +189,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar, heartbeat = _progress(trainer, name, items)
     done, look = 0, 0 if heartbeat is None else 1
+    # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
+    moves = (p for module in components.modules_of(trainer) for p in module.parameters() if p.requires_grad)
+    probe = next(moves, torch.empty(0))
+    version = 0
     stepping = steps.bind(trainer)
     if not training:
         stepping = None
@@ -219,6 +223,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
+                version = probe._version
                 if stepping is not None:
                     stepping.next_batch(trainer)
             yield item
@@ -250,7 +255,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 state.left_early = state.leave and not training
                 break
     except GeneratorExit:  # a hook of the batch raised
-        if training and state.item is not NOTHING and state.trained_step == state.step:
+        if training and (state.trained_step == state.step or probe._version != version):
             # The weights have moved: a run that goes on from here must not train this batch again.
             with contextlib.suppress(Exception):  # the hook's own error is the one to show
                 values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)

@@ -86,7 +86,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(f"files in {trainer.run_dir}")
     stepping.bind(trainer)
     state.determinism = compute.make_deterministic() if trainer._deterministic else None
-    state.running = "train"
+    state.running, state.epoch_started = "train", perf_counter()
 
 
 def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
@@ -241,6 +241,9 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         record_epoch(trainer)  # a subclass with a train_epoch of its own
     state.done = trainer._epoch
+    if state.phase is None:  # a subclass with a train_epoch of its own
+        state.trained, state.loaded = True, None
+    state.epoch_started = perf_counter()
     state.phase, state.means, state.objects = None, None, None
     entry = state.history[-1]
     for part in ("train", "valid"):

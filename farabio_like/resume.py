@@ -387,7 +387,8 @@ def _load_component(name: str, part: Any, values: Any) -> None:
         # A copy: an optimizer takes the tensors that it is given, and changes them.
         part.load_state_dict(copy.deepcopy(values))
         if isinstance(part, torch.optim.Optimizer):
-            part._opt_called = True  # or its scheduler warns, where it moves before the next step
+            # Or its scheduler warns, where it moves before the next step.
+            part._opt_called = True  # type: ignore[attr-defined]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"self.{name} cannot take its state from the checkpoint: {error}") from error
 

@@ -116,3 +116,39 @@ def test_own_values_under_the_names_of_a_batch_stay():
     trainer.train()
     trainer.test()
     assert (trainer.batch, trainer.inputs, trainer.targets) == (7, 3, 1)
+
+
+@pytest.mark.parametrize("hook", ["training_step", "train_batch"])
+def test_an_error_in_a_step_of_ones_own_after_the_weights_have_moved(hook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fails_afterwards(self, *item):
+        getattr(super(Own, self), hook)(*item)
+        if self.step == 5:
+            raise OSError("a cable was pulled")
+
+    Own = type("Own", (Momentum,), {hook: fails_afterwards})
+    whole = Momentum({"_num_epochs": 3})
+    whole.train()
+    stopped = Own({"_num_epochs": 3, "_logdir": "runs"})
+    with pytest.raises(OSError, match="a cable was pulled"):
+        stopped.train()
+    resumed = Own({"_num_epochs": 3, "_logdir": "runs"})
+    resumed.train(resume=True)
+    assert results(resumed) == results(whole)
+
+
+def test_an_epoch_of_ones_own_is_timed_and_its_weights_are_tested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Own(Tiny):
+        def train_epoch(self):
+            for item in enumerate(self.train_loader):
+                self.train_batch(item)
+
+    torch.save(torch.nn.Linear(3, 1).state_dict(), "other.pth")
+    trainer = Own({"_model_path": "other.pth"})
+    assert all(entry["seconds"] < 60 for entry in trainer.train())
+    weight = trainer.model.weight.clone()
+    trainer.test()
+    assert torch.equal(trainer.model.weight, weight)
