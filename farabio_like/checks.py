@@ -8,6 +8,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from types import CodeType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -208,7 +209,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         if not any(value is choice or value == choice for choice in allowed):
             raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
     steps, minutes = trainer._save_steps, trainer._save_minutes
-    if steps is not None and (type(steps) is not int or steps < 1):
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
         raise ConfigError(f"{_class(trainer)}: _save_steps is {steps!r}; expected None or a whole number, 1 or more.")
     a_number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
     if minutes is not None and not (a_number and 0 < minutes < math.inf):

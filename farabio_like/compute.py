@@ -11,6 +11,7 @@ import operator
 import os
 import random
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         )
     for name in ("_clip_norm", "_clip_value"):
         value = getattr(trainer, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
+        number = isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
         if value is not None and not number:
             raise ConfigError(
                 f"{cls}: {name} is {value!r}; expected None or a number above 0. Write self.{name} = 1.0."

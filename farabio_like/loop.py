@@ -75,6 +75,7 @@ class RunState:
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
     recording: Recording | None = None  # the loggers
+    given: dict[str, Any] = field(default_factory=dict)  # BATCH_PARTS that the constructor's hooks set: a size, say
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
     # The loop: what is being read, and what was asked of it.
@@ -90,6 +91,7 @@ class RunState:
 
     # Counting.
     step: int = 0
+    trained_step: int = 0  # the last one whose training_step() has returned
     done: int | None = None  # the last finished epoch
     stage: Stage | None = None
     stage_end: int | None = None
@@ -151,10 +153,7 @@ def prepare(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> Any:
     state.initial_loss = vars(trainer).get("loss")
     if name != "train":
         # What a subclass's own hook took from the last training batch must not be read for this one.
-        for part in BATCH_PARTS:
-            if part not in state.networks:
-                vars(trainer).pop(part, None)
-        state.lent = ()
+        _forget_parts(trainer)
     if state.ranks is not None:
         loader = sharding.prepared(trainer, name, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
@@ -190,6 +189,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar, heartbeat = _progress(trainer, name, items)
     done, look = 0, 0 if heartbeat is None else 1
+    # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
+    moves = (p for module in components.modules_of(trainer) for p in module.parameters() if p.requires_grad)
+    probe = next(moves, torch.empty(0))
+    version = 0
     stepping = steps.bind(trainer)
     if not training:
         stepping = None
@@ -220,6 +223,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
+                version = probe._version
                 if stepping is not None:
                     stepping.next_batch(trainer)
             yield item
@@ -250,6 +254,19 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
+    except GeneratorExit:  # a hook of the batch raised
+        if training and (state.trained_step == state.step or probe._version != version):
+            # The weights have moved: a run that goes on from here must not train this batch again.
+            with contextlib.suppress(Exception):  # the hook's own error is the one to show
+                values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)
+                if not (values and "loss" in values):
+                    losses.take(own.get("loss"), batch)
+                if values:
+                    means.update(values, size_of(batch))
+                if objects.metrics and trainer.outputs is not None:
+                    objects.update(trainer.outputs, trainer.targets)
+            state.batches += 1
+        raise
     finally:
         if ranks is not None and training:
             ranks.meetings.end()
@@ -337,6 +354,15 @@ def _progress(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> tuple
     epoch = f"epoch {trainer._epoch}/{trainer._num_epochs}" if name != "test" else ""
     timed = state.running == "train"
     return state.console.bar(name, total, epoch, timed=timed), state.console.heartbeat(name, total, epoch, timed)
+
+
+def _forget_parts(trainer: ConvnetTrainer) -> None:
+    """Forget the last batch, also what hooks took of it; a subclass's own values of such names stay."""
+    state, own = trainer._run_state, vars(trainer)
+    for name in BATCH_PARTS:
+        if name not in state.networks and own.get(name, NOTHING) is not state.given.get(name):
+            own.pop(name, None)
+    state.lent = ()
 
 
 def return_batch(trainer: ConvnetTrainer) -> None:
@@ -442,9 +468,7 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     """Make `batch` the item under way, outside any loop."""
     state = trainer._run_state
     outer = state.item
-    for name in BATCH_PARTS:
-        vars(trainer).pop(name, None)
-    state.lent = ()
+    _forget_parts(trainer)
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
     state.item = (0, batch)

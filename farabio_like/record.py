@@ -86,7 +86,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(f"files in {trainer.run_dir}")
     stepping.bind(trainer)
     state.determinism = compute.make_deterministic() if trainer._deterministic else None
-    state.running = "train"
+    state.running, state.epoch_started = "train", perf_counter()
 
 
 def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
@@ -191,7 +191,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]
     state.trained, state.loaded = True, None
-    state.phase, state.batches, state.start = "train", 0, None
+    state.phase, state.batches, state.start, state.trained_step = "train", 0, None, 0
     resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
     state.epoch_rng = get_state(*resume.loaders(trainer))
@@ -241,6 +241,9 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         record_epoch(trainer)  # a subclass with a train_epoch of its own
     state.done = trainer._epoch
+    if state.phase is None:  # a subclass with a train_epoch of its own
+        state.trained, state.loaded = True, None
+    state.epoch_started = perf_counter()
     state.phase, state.means, state.objects = None, None, None
     entry = state.history[-1]
     for part in ("train", "valid"):
@@ -391,6 +394,8 @@ def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
     """Return the file that load_model() loads without a path, None for the weights in memory."""
     state = trainer._run_state
     if state.loaded is not None:
+        return None
+    if state.running == "test" and state.phase is not None:  # test() in a hook of an epoch: training goes on with these
         return None
     if state.run is not None and state.run.best.is_file():
         return state.run.best

@@ -409,6 +409,9 @@ def _load_component(name: str, part: Any, values: Any) -> None:
     try:
         # A copy: an optimizer takes the tensors that it is given, and changes them.
         part.load_state_dict(copy.deepcopy(values))
+        if isinstance(part, torch.optim.Optimizer):
+            # Or its scheduler warns, where it moves before the next step.
+            part._opt_called = True  # type: ignore[attr-defined]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"self.{name} cannot take its state from the checkpoint: {error}") from error
 

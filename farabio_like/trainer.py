@@ -239,6 +239,8 @@ class ConvnetTrainer:
         compute.prepare_modules(self)
         replicas.replicate(self)
         stepping.bind(self)
+        own = vars(self)
+        self._run_state.given = {name: own[name] for name in loop.BATCH_PARTS if own.get(name) is not None}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -438,11 +440,13 @@ class ConvnetTrainer:
 
     def train_batch(self, item: Any) -> None:
         """Run the three hooks of one training batch."""
-        listeners = self._run_state.listeners
+        state = self._run_state
+        listeners = state.listeners
         self.on_start_training_batch(item)
         if "on_start_training_batch" in listeners:
             loop.fire(self, "on_start_training_batch")
         self.training_step()
+        state.trained_step = state.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
             loop.fire(self, "on_end_training_batch")
@@ -894,6 +898,7 @@ class ConvnetTrainer:
         path : path, optional
             Without it: the best weights of this run; where this process has trained or loaded some on purpose,
             those in memory; ``_model_path``; the newest run of this class. Else the weights stay as they are.
+            Called by `test` within an epoch of `train`: those in memory, with which the training goes on.
 
         Raises
         ------

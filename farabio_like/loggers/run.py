@@ -7,6 +7,7 @@ import importlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -176,7 +177,7 @@ def check(trainer: ConvnetTrainer) -> None:
         if any(logger is other or (isinstance(logger, str) and logger == other) for other in asked[:index]):
             raise ConfigError(f"{cls}: {where} is {logger!r}, which is there already.")
     every = trainer._log_interval
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+    if every is not None and (isinstance(every, bool) or not isinstance(every, Integral) or every < 1):
         raise ConfigError(
             f"{cls}: _log_interval is {every!r}; expected None or a number of steps, 1 or more. Write "
             "self._log_interval = 50."
