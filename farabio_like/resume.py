@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -553,6 +554,8 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         If there are checkpoints and none can be used.
     """
     if resume is not True:
+        if not isinstance(resume, (str, os.PathLike)):
+            raise ConfigError(f"train(resume={resume!r}): expected True, False, or the path of a checkpoint or a run.")
         path = Path(resume).expanduser()
         if path.is_dir():
             return _newest(trainer, path)

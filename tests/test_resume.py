@@ -364,6 +364,8 @@ def test_a_path_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.ckpt"):
         Tensors().train(resume="nowhere.ckpt")
+    with pytest.raises(ConfigError, match=r"train\(resume=3\): expected True, False, or the path"):
+        Tensors().train(resume=3)
     with pytest.raises(ConfigError, match="_logdir is None"):
         Tensors({"_logdir": None}).train(resume=True)
 
