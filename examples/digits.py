@@ -20,6 +20,7 @@ class Digits(ConvnetTrainer):
     def define_train_attr(self):
         self._num_epochs = 8
         self._monitor = "accuracy"
+        self.callbacks = [ConfusionMatrix(), PrecisionRecallF1(loaders=("valid",))]
 
     def get_trainloader(self):
         digits = load_digits()
@@ -40,7 +41,6 @@ class Digits(ConvnetTrainer):
         )  # fmt: skip
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-3)
-        self.callbacks = [ConfusionMatrix(), PrecisionRecallF1(loaders=("valid",))]
 
     def compute_loss(self):
         self.outputs = self.model(self.inputs)
