@@ -51,7 +51,8 @@ class Digits(ConvnetTrainer):
         images, targets = next(iter(self.test_loader))
         predicted = next(self.predict(images)).argmax(1).cpu()
         grid = plots.prediction_grid(images[:48], predicted[:48], targets[:48])
-        plots.save(grid, self.run_dir / "plots" / "predictions.png")
+        if self.run_dir is not None:  # there is none where only weights were loaded
+            plots.save(grid, self.run_dir / "plots" / "predictions.png")
 
 
 if __name__ == "__main__":
