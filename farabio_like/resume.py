@@ -69,15 +69,12 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "done": state.done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
-            "history": _history(trainer),
+            "history": plain(state.history, "history"),  # all of it: hooks may add to any entry
             "components": {
                 name: {"class": type(part).__qualname__, "state": plain(_state_dict(part), name)}
                 for name, part in _components(trainer).items()
             },
-            "callbacks": [
-                [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
-                for callback in components.each(trainer.callbacks, list, tuple)
-            ],
+            "callbacks": _callbacks(trainer),
             "stepping": plain(stepping.state_dict(trainer), "stepping"),
             "attributes": _changed_attributes(trainer),
             "objects": _own_objects(trainer),
@@ -87,12 +84,6 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "config": storable(trainer.config.to_dict()),
         },
     }
-
-
-def _history(trainer: ConvnetTrainer) -> list[dict[str, Any]]:
-    """Return the history; only the last entry can be new, the others have been in a checkpoint, or could have."""
-    history = trainer._run_state.history
-    return [*history[:-1], *plain(history[-1:], "history")]
 
 
 def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
@@ -122,11 +113,16 @@ def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
-        "callbacks": [
-            [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
-            for callback in components.each(trainer.callbacks, list, tuple)
-        ],
+        "callbacks": _callbacks(trainer),
     }
+
+
+def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
+    """Return class and state of every callback, in their order."""
+    return [
+        [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
+        for callback in components.each(trainer.callbacks, list, tuple)
+    ]
 
 
 def _own_part(saved: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import checkpoint, components, distributed, nonfinite, resume, signals
 from .errors import CheckpointError
@@ -55,9 +55,8 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
     state = trainer._run_state
     run = state.run
     of_the_run = run is not None and paths[0].parent == run.last.parent
-    saved, parameters = resume.state_of(trainer), dict(components.named_parameters(trainer))
+    saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
     if together and state.ranks is not None:
-        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
         if not distributed.is_main():
             nonfinite.weights_are_finite(trainer)  # the first rank looks when it writes, and would end alone
             return
@@ -77,6 +76,14 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
     state.writer.write(job, trainer._async_checkpoint)
 
 
+def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, Any]:
+    """Return the state of the run, with what each of several ranks has for itself where all of them call it."""
+    saved = resume.state_of(trainer)
+    if together and trainer._run_state.ranks is not None:
+        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+    return saved
+
+
 def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
     """Do what `ConvnetTrainer.save_checkpoint` says."""
     state = trainer._run_state
@@ -84,9 +91,7 @@ def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
         state.saves.append(path)
         state.asked.append("save")
     else:
-        saved = resume.state_of(trainer)
-        if state.ranks is not None:
-            saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        saved = _state_of_all(trainer)
         checkpoint.save(saved, path)
         if distributed.is_main() and state.run is not None and path.parent == state.run.last.parent:
             resume.write_index(state.run.path, saved, [path])

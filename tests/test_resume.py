@@ -523,6 +523,19 @@ def test_a_state_that_no_file_can_hold_is_named(tmp_path, monkeypatch):
         trainer.train()
 
 
+def test_what_a_hook_adds_to_the_history_stays_readable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Adds(Tensors):
+        def on_epoch_end(self):
+            self.history[-1]["mine"] = np.float64(self.epoch)
+
+    trainer = Adds()
+    trainer.train()
+    kept = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert [entry["mine"] for entry in kept["run"]["history"]] == [1.0, 2.0, 3.0]
+
+
 def test_copies_of_a_trainer_train_on_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = Tensors({"_async_checkpoint": True})
