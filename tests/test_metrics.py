@@ -383,6 +383,22 @@ def test_one_metric_object_and_a_collection():
     assert set(without_loss(collection.evaluate_epoch())) == {"a", "b"}
 
 
+def test_where_a_batch_metric_has_the_name_of_an_object_the_object_counts_and_it_is_said(capsys):
+    class Both(Classes):
+        def define_log_attr(self):
+            super().define_log_attr()
+            self._verbose = True
+
+        def on_evaluate_batch_end(self):
+            self.batch_metrics["auc"] = 7.0
+
+    trainer = Both()
+    outputs = trainer.model(LOGITS).detach()
+    expected = torchmetrics.AUROC(task="multiclass", num_classes=3)(outputs, LABELS).item()
+    assert trainer.evaluate_epoch()["auc"] == trainer.evaluate_epoch()["auc"] == pytest.approx(expected)
+    assert capsys.readouterr().out.count("auc is what self.metrics['auc'] computes") == 1
+
+
 def test_targets_of_an_own_hook_are_used():
     class Own(Classes):
         def on_evaluate_batch_start(self, item):
