@@ -385,14 +385,10 @@ def test_one_metric_object_and_a_collection():
 
 def test_where_a_batch_metric_has_the_name_of_an_object_the_object_counts_and_it_is_said(capsys):
     class Both(Classes):
-        def define_log_attr(self):
-            super().define_log_attr()
-            self._verbose = True
-
         def on_evaluate_batch_end(self):
             self.batch_metrics["auc"] = 7.0
 
-    trainer = Both()
+    trainer = Both({"_verbose": True})
     outputs = trainer.model(LOGITS).detach()
     expected = torchmetrics.AUROC(task="multiclass", num_classes=3)(outputs, LABELS).item()
     assert trainer.evaluate_epoch()["auc"] == trainer.evaluate_epoch()["auc"] == pytest.approx(expected)
