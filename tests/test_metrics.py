@@ -25,7 +25,11 @@ def mean_of(pairs, name="loss"):
     return means.compute()[name]
 
 
-@pytest.mark.parametrize("make", [float, torch.tensor, np.float32, lambda v: torch.tensor([v])], ids=repr)
+@pytest.mark.parametrize(
+    "make",
+    [float, torch.tensor, np.float32, lambda v: torch.tensor([v])],
+    ids=["float", "tensor", "numpy", "tensor of one"],
+)
 def test_the_running_mean_after_every_batch(make):
     means = RunningMeans()
     running = []
