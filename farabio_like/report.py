@@ -86,6 +86,7 @@ def contents(run: RunFiles) -> dict[str, Any]:
         "title": f"{run.owner or run.path.resolve().parent.name} {run.path.resolve().name}",
         "path": str(run.path),
         "facts": _facts(run),
+        "error": run.error,
         "best": [_best_row(run, name) for name in plots.metric_names(run.history)],
         "test": [(name, number(value)) for name, value in run.test.items() if isinstance(value, (int, float))],
         "pictures": _pictures(run.path / "plots"),
