@@ -472,7 +472,7 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
     if state.weights:
         state.console.line(f"weights: {state.weights}")
     if state.run is not None:
-        state.run.append({"epoch": trainer._epoch, "test": metrics, "weights": state.weights})
+        state.run.append({"test": metrics, "weights": state.weights})
         pictures.write_report(trainer)
     loggers.record_epoch(trainer, {"epoch": trainer._epoch, "test": metrics})
     return metrics

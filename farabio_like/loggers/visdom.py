@@ -248,11 +248,15 @@ class VisdomLogger(Logger):
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError:
             return
+        epoch = 0
         for line in lines:
             try:
                 entry = json.loads(line)
             except ValueError:  # the last line of a run that was killed
                 continue
+            epoch = entry.get("epoch", epoch)
+            if "test" in entry:  # of the epoch before it
+                entry["epoch"] = epoch
             if "epoch" in entry:
                 from .run import numbers_of
 

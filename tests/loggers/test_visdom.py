@@ -193,9 +193,11 @@ def test_run_that_goes_on_shows_its_earlier_points(lasting):
     trainer = Tiny({"_loggers": "visdom", "_logdir": "runs", "visdom_port": lasting.port, "visdom_env": "on"})
     trainer._loggers = VisdomLogger()
     trainer.train()
+    tested = trainer.test()
     trainer._loggers = VisdomLogger()  # as another process has it
     trainer.train()
     assert lasting.curve("on", "loss", "train") == expected(trainer.history, "train", "loss")
+    assert lasting.curve("on", "loss", "test") == {2: tested["loss"]}
     assert len(trainer.history) == 4
 
 
