@@ -104,10 +104,14 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     """
     state = trainer._run_state
     stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
-    at_once = isinstance(error, KeyboardInterrupt) and not stopped  # a second Ctrl-C
     if state.ranks is not None:  # the others' random numbers cannot be had any more: their last common save counts
         return
-    if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
+    if (
+        state.run is None
+        or signals.stops_at_once(state, error)
+        or state.phase is None
+        or isinstance(error, CheckpointError)
+    ):
         return
     try:
         state.writer.finish()
