@@ -107,13 +107,14 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
 
 
 def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return what each of several ranks has for itself: random numbers, and what it has measured."""
+    """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
     state = trainer._run_state
     return {
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
         "callbacks": _callbacks(trainer),
+        "stepping": plain(stepping.state_dict(trainer), "stepping"),
     }
 
 
@@ -126,26 +127,31 @@ def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
 
 
 def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint as this rank needs it: with its own random numbers and measurements.
+    """Return a checkpoint as this rank needs it: with its own random numbers, gradients and measurements.
 
-    Where there were more or fewer ranks, the first one takes over what all of them had measured in the epoch.
+    Where there were more or fewer ranks, the first one takes over what all of them had gathered in the epoch.
     """
     run = saved["run"]
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
+    parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
     ranks, rank = distributed.world_size(), distributed.rank()
     if len(parts) == ranks:
         own = parts[rank]
-    elif rank:
-        own = {"rng": None, "means": {}, "objects": {}, "callbacks": []}
     else:
-        own = {**parts[0], "means": merged_means([part.get("means", {}) for part in parts])}
+        merged = stepping.merged([part["stepping"] for part in parts], empty=rank > 0)
+        if rank:
+            own = {"rng": None, "means": {}, "objects": {}, "callbacks": [], "stepping": merged}
+        else:
+            means = merged_means([part.get("means", {}) for part in parts])
+            own = {**parts[0], "means": means, "stepping": merged}
     epoch = run["epoch"]
     if epoch is not None:
         epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
         if rank:
             epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
     callbacks = own.get("callbacks", run["callbacks"])
-    return {**saved, "run": {**run, "rng": own["rng"], "epoch": epoch, "callbacks": callbacks}}
+    taken = {"rng": own["rng"], "epoch": epoch, "callbacks": callbacks, "stepping": own["stepping"]}
+    return {**saved, "run": {**run, **taken}}
 
 
 def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -297,6 +303,7 @@ def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "farabio_like": __version__,
+        "processes": distributed.world_size(),
         "batch size": getattr(trainer.train_loader, "batch_size", None),
         "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
     }
@@ -334,7 +341,9 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
         where = f"{phase} of epoch {saved['epoch']}"
     state.console.line(f"resuming from {path}: after {where}, step {state.step}")
     if path.name == CRASH and position is not None:
-        state.console.line("  written after an error: its random numbers may not be those of a run without it")
+        several = run["made_with"].get("processes", 1) > 1
+        rest = ", and it has the metrics of the first process alone" if several else ""
+        state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
     now = _made_with(trainer)
     differences = [
         f"{name} was {run['made_with'][name]}, is {now[name]}"
