@@ -96,8 +96,9 @@ class Replica(DistributedDataParallel):
             vars(self).update(as_module)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Give the module inside what a script sets, once this is built: its forward looks there."""
-        if "learning" in vars(self) and name not in vars(self) and name != "module":
+        """Give the module inside what a script sets of it, once this is built: its forward looks there."""
+        from_outside = "learning" in vars(self) and name not in vars(self) and name != "module"
+        if from_outside and (isinstance(value, (nn.Module, nn.Parameter)) or hasattr(self.module, name)):
             setattr(self.module, name, value)
         else:
             super().__setattr__(name, value)

@@ -137,7 +137,10 @@ def test_a_run_goes_on_from_amid_a_window_on_any_number_of_ranks(results, tmp_pa
     for ranks in (1, 2, 3):
         for rank in results[ranks]["ranks"]:
             assert same(rank["window"]["whole"], alone)
-            assert rank["window"]["resumed"] == rank["window"]["whole"]
+            # Of more than two ranks the order in which a sum is made depends on the buckets of the wrapper, which
+            # are built anew.
+            tolerance = 0 if ranks < 3 else 1e-12
+            assert same(rank["window"]["resumed"], rank["window"]["whole"], tolerance)
     kept = results[3]["folder"] / "window.ckpt"
     script = f"""
 import json, sys
@@ -308,7 +311,8 @@ def test_two_machines_train_as_one_without_a_common_disk(tmp_path, results, two_
         command = [
             *["ip", "netns", "exec", name, *TORCHRUN, "--nnodes=2", "--nproc-per-node=2", "--rdzv-id=job42"],
             *["--rdzv-backend=c10d", "--rdzv-endpoint=10.117.0.1:29400", f"--local-addr=10.117.0.{node + 1}"],
-            *[str(WORKERS), str(folder), "files"],
+            # Both have the same name, so they cannot know by the endpoint whose it is.
+            *[f"--rdzv-conf=is_host={int(node == 0)}", str(WORKERS), str(folder), "files"],
         ]
         environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
