@@ -41,7 +41,8 @@ def results(tmp_path_factory):
     found = {}
     for ranks in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing", "window", "again", "drifting"]
+        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing", "window", "again", "averaged"]
+        jobs.append("drifting")  # the last one, for it fails
         printed, _ = torchrun(ranks, WORKERS, folder, *jobs, folder=folder)
         found[ranks] = {
             "ranks": [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)],
@@ -160,6 +161,12 @@ def test_a_trainer_is_used_again_on_several_ranks(results):
         assert found["history"] == 2 and same(found["evaluated"], found["by hand"])
     for ranks in (2, 3):
         first, *others = [rank["again"] for rank in results[ranks]["ranks"]]
+        assert all(other == first for other in others)
+
+
+def test_all_ranks_end_with_the_same_statistics_of_averaged_weights(results):
+    for ranks in (2, 3):
+        first, *others = [rank["averaged"] for rank in results[ranks]["ranks"]]
         assert all(other == first for other in others)
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, Weighte
 from farabio_like import ConvnetTrainer, distributed
 from farabio_like.callbacks import (
     AUC,
+    SWA,
     Accuracy,
     ConfusionMatrix,
     Dice,
@@ -221,6 +222,31 @@ class Renewed(Base):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5)
 
 
+class Adversaries(Base):
+    """Two networks with an optimizer each, of which one step trains one and reads both."""
+
+    def build_model(self):
+        self.model = {"generator": nn.Linear(4, 4).double(), "discriminator": nn.Linear(4, 1).double()}
+        self.optimizer = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in self.model.items()}
+
+    def training_step(self):
+        generator, discriminator = self.model["generator"], self.model["discriminator"]
+        with self.only("discriminator"):
+            self.optimizer_zero_grad()
+            false = discriminator(generator(self.inputs).detach())
+            self.loss = (nn.functional.softplus(false) + nn.functional.softplus(-discriminator(self.inputs))).mean()
+            self.loss_backward()
+            self.optimizer_step()
+        with self.only("generator"):
+            self.optimizer_zero_grad()
+            self.loss = self.compute_loss()
+            self.loss_backward()
+            self.optimizer_step()
+
+    def compute_loss(self):
+        return nn.functional.softplus(-self.model["discriminator"](self.model["generator"](self.inputs))).mean()
+
+
 class OneModule(Base):
     """Two optimizers for the parts of one model, each stepped on its own."""
 
@@ -237,7 +263,7 @@ class OneModule(Base):
 
 VARIANTS = (
     *(Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers, Spoiled, Frozen, Thawed),
-    *(Renewed, OneModule),
+    *(Renewed, Adversaries, OneModule),
 )
 
 
@@ -403,6 +429,21 @@ def again():
         "weights": weights(trainer),
         "prediction": stepped["prediction"].flatten().tolist(),
     }
+
+
+def averaged():
+    """Batch statistics of averaged weights, for which each rank reads its own part of the samples."""
+
+    class Averaged(Base):
+        def define_train_attr(self):
+            self.callbacks = [SWA(2)]
+
+        def build_model(self):
+            super().build_model()
+            self.model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).double()
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    return trained(Averaged)["weights"]
 
 
 def drifting():
