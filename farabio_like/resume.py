@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from . import checkpoint, components, distributed, owned, positions, rng, stepping
 from .callbacks import base as events
+from .callbacks.metric import MetricCallback
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
@@ -126,10 +127,11 @@ def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
     ]
 
 
-def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
+def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint as this rank needs it: with its own random numbers, gradients and measurements.
 
-    Where there were more or fewer ranks, the first one takes over what all of them had gathered in the epoch.
+    Where there were more or fewer ranks, the first one takes over what all of them had gathered in the epoch; what
+    callbacks other than metrics know is the same for all.
     """
     run = saved["run"]
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
@@ -140,7 +142,14 @@ def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
     else:
         merged = stepping.merged([part["stepping"] for part in parts], empty=rank > 0)
         if rank:
-            own = {"rng": None, "means": {}, "objects": {}, "callbacks": [], "stepping": merged}
+            there = parts[0].get("callbacks", run["callbacks"])
+            measuring = {
+                type(callback).__name__
+                for callback in components.each(trainer.callbacks, list, tuple)
+                if isinstance(events.innermost(callback), MetricCallback)
+            }
+            callbacks = [entry for entry in there if entry[0] not in measuring]
+            own = {"rng": None, "means": {}, "objects": {}, "callbacks": callbacks, "stepping": merged}
         else:
             means = merged_means([part.get("means", {}) for part in parts])
             own = {**parts[0], "means": means, "stepping": merged}
@@ -328,7 +337,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state, run = trainer._run_state, saved["run"]
     if saved["class"] != type(trainer).__qualname__:
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved = _own_part(saved)
+    state.resumed = saved = _own_part(trainer, saved)
     run = saved["run"]
     state.step, state.done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None

@@ -16,6 +16,7 @@ from farabio_like.callbacks import (
     AUC,
     SWA,
     Accuracy,
+    Checkpoint,
     ConfusionMatrix,
     Dice,
     Freeze,
@@ -462,13 +463,27 @@ def drifting():
         return str(error)
 
 
+class Watched(Base):
+    """Keeps the epoch with the highest loss, the first one."""
+
+    def define_train_attr(self):
+        self.callbacks = [Checkpoint("loss", top_k=1, mode="max"), AUC()]
+
+
 def failing():
-    class Failing(Base):
+    class Failing(Watched):
         def on_end_training_batch(self):
             if self.step == 5 and distributed.rank() == 1:
                 raise ValueError("the second rank's own mistake")
 
     Failing({"_num_epochs": 1000, "_logdir": "runs"}).train()
+
+
+def recovered():
+    """Goes on from the file that the first rank left behind."""
+    trainer = Watched({"_num_epochs": 4, "_logdir": "further"})
+    history = trainer.train(resume="runs/Failing/1/checkpoints/crash.ckpt")
+    return {"epochs": len(history), "steps": trainer.step, "weights": weights(trainer)}
 
 
 def poisoned():
