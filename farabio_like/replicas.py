@@ -1,6 +1,7 @@
 """The modules of a trainer under ``torchrun``: wrapped so that every step averages the gradients over the ranks."""
 
 # No postponed annotations here: DistributedDataParallel looks at those of its communication hook.
+import math
 from collections.abc import MutableMapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from . import components, distributed
-from .errors import ConfigError
+from .errors import ConfigError, HookError
 from .meeting import Meetings
 
 if TYPE_CHECKING:
@@ -65,17 +66,42 @@ class Replica(DistributedDataParallel):
     module : nn.Module
     ranks : Ranks
     device : torch.device
+    in_parts : bool
+        A backward pass may reach some of its parameters only, as those of a GAN in one module do.
     """
 
-    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:
-        self._build(module, device)
-        self.ranks = ranks
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, in_parts: bool) -> None:
+        self._build(module, device, in_parts, init_sync=True)
+        vars(self)["ranks"] = ranks
 
-    def _build(self, module: nn.Module, device: torch.device) -> None:
-        super().__init__(module, device_ids=[device.index] if device.type == "cuda" else None)
+    def _build(self, module: nn.Module, device: torch.device, in_parts: bool, init_sync: bool) -> None:
+        super().__init__(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=in_parts,
+            init_sync=init_sync,
+        )
         # Not in every forward pass, which evaluations and several passes per step could not bear: see sync_buffers.
         self.broadcast_buffers = False
         self.register_comm_hook(self, _weighted_sum)
+        self.learning = _learning(module)
+
+    def follow_module(self) -> None:
+        """Average the gradients of the parameters that learn now: some may have been frozen or replaced since."""
+        learning = _learning(self.module)
+        if learning != self.learning and any(learning.values()):
+            as_module = {name: vars(self)[name] for name in vars(nn.Module())}  # its hooks and flag
+            replaced = learning.keys() != self.learning.keys()
+            self._build(self.module, self.device, self.find_unused_parameters, init_sync=replaced)
+            vars(self).update(as_module)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Give the module inside what a script sets of it, once this is built: its forward looks there."""
+        from_outside = "learning" in vars(self) and name not in vars(self) and name != "module"
+        if from_outside and (isinstance(value, (nn.Module, nn.Parameter)) or hasattr(self.module, name)):
+            setattr(self.module, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -88,6 +114,11 @@ class Replica(DistributedDataParallel):
         if isinstance(found, MethodType) and found.__self__ is module:
             return _Forwarded(self, found)
         return found
+
+
+def _learning(module: nn.Module) -> dict[int, bool]:
+    """Return which parameters there are, and which of them learn."""
+    return {id(parameter): parameter.requires_grad for parameter in module.parameters()}
 
 
 class _Forwarded:
@@ -136,7 +167,7 @@ def _first(future: Any) -> Any:
 def replicate(trainer: "ConvnetTrainer") -> None:
     """Wrap every module of a trainer that learns, and give the others rank 0's values; what is wrapped stays.
 
-    Called after the model is built, and before every epoch, for what hooks have built since.
+    Called after the model is built, and before the batches of every epoch, for what hooks have built or frozen since.
 
     Raises
     ------
@@ -151,6 +182,8 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         if distributed.rank():  # not the same dropout on every rank
             torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
     own = vars(trainer)
+    for replica in _replicas(own):
+        replica.follow_module()
     covered = {id(p) for part in _replicas(own) for p in part.parameters()}
     # The model first: another attribute may be a part of it.
     for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
@@ -198,13 +231,19 @@ def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Modu
         trainer._run_state.console.once(
             "_sync_batchnorm is set, but works on CUDA only: each process normalises over its own part of a batch"
         )
-    return Replica(module, ranks, trainer.device)
+    optimizers = [_held(optimizer) for optimizer in components.each(trainer.optimizer)]
+    in_parts = sum(any(id(p) in held for p in parameters) for held in optimizers) > 1
+    return Replica(module, ranks, trainer.device, in_parts)
+
+
+def _held(optimizer: Any) -> set[int]:
+    """Return the identities of the parameters of an optimizer."""
+    return {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
 
 
 def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
-        held = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
-        stray = sum(id(p) not in covered for p in held)
+        stray = len(_held(optimizer) - covered)
         if stray:
             raise ConfigError(
                 f"{type(trainer).__name__}: {stray} parameters of {where} are in no module of this trainer, so the "
@@ -229,6 +268,28 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+
+def check_weights(trainer: "ConvnetTrainer") -> None:
+    """After a training pass: compare the weights of all ranks. All of them have to call it.
+
+    Raises
+    ------
+    HookError
+        Where they have drifted apart, because some gradients were never averaged.
+    """
+    named = [pair for replica in _replicas(vars(trainer)) for pair in replica.module.named_parameters()]
+    norms = torch._foreach_norm([p.detach() for _, p in named]) if named else []
+    everywhere = distributed.gather_objects([norm.item() for norm in norms])
+    for (name, _), *of_ranks in zip(named, *everywhere, strict=True):
+        # Not to the last bit, which different kinds of GPU may compute differently.
+        if all(math.isfinite(norm) for norm in of_ranks) and max(of_ranks) - min(of_ranks) > 1e-5 * max(of_ranks):
+            raise HookError(
+                f"{type(trainer).__name__}: after epoch {trainer._epoch} the ranks have different weights, first in "
+                f"{name}: its gradients were not averaged. If training_step calls a part of the model, "
+                "self.model.decoder(x) say, write a method of the model that does it, and call that, or make "
+                "self.model a dict of its parts. Freeze and unfreeze parameters in on_train_epoch_start, not later."
+            )
 
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:
