@@ -31,6 +31,7 @@ from . import (
     saving,
     sharding,
     signals,
+    whereabouts,
 )
 from . import stepping as steps
 from .callbacks import base as events
@@ -415,6 +416,7 @@ def evaluation(trainer: ConvnetTrainer) -> Iterator[None]:
             yield
     except BaseException as error:
         if state.running != "train":  # there, the end of the run tells the callbacks
+            whereabouts.note(trainer, error)
             state.exception = error
             fire(trainer, "on_exception")
             state.exception = None

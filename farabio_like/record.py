@@ -32,6 +32,7 @@ from . import (
     saving,
     signals,
     stepping,
+    whereabouts,
     workers,
 )
 from .callbacks import base as events
@@ -330,6 +331,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     state = trainer._run_state
     if error is not None:
         distributed.failed(error)
+        whereabouts.note(trainer, error)
     state.exception = error
     lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False

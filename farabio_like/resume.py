@@ -299,6 +299,7 @@ def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
         "farabio_like": __version__,
         "batch size": getattr(trainer.train_loader, "batch_size", None),
         "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
+        "number of processes": distributed.world_size(),
     }
     for where, optimizer in components.named(trainer.optimizer, "optimizer"):
         defaults = getattr(optimizer, "defaults", {})
@@ -321,7 +322,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state, run = trainer._run_state, saved["run"]
     if saved["class"] != type(trainer).__qualname__:
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved = _own_part(saved)
+    state.resumed = saved = {**_own_part(saved), "file": str(path)}
     run = saved["run"]
     state.step, state.done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None
@@ -354,8 +355,9 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
     run = saved["run"]
     if weights_only:
         run = {**run, "components": {}}
-    components.load_model_state(components.model_of(trainer), saved["model"], "the checkpoint")
-    _load_components(trainer, run["components"])
+    where = f"{saved['file']}, written by {saved['class']} and read by {type(trainer).__qualname__},"
+    components.load_model_state(components.model_of(trainer), saved["model"], where)
+    _load_components(trainer, run["components"], saved["file"])
     if not weights_only:
         stepping.load_state_dict(trainer, run["stepping"])
     for name, callback in averaging(trainer).items():
@@ -369,7 +371,7 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
         state.resumed = None
 
 
-def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
+def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
     there = _components(trainer) if saved else {}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
@@ -382,15 +384,15 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
             then, values = saved[name]["class"], saved[name]["state"]
             if then != type(part).__qualname__:
                 raise CheckpointError(
-                    f"self.{name} was a {then} when the checkpoint was written, now it is a {type(part).__qualname__}. "
+                    f"{file}: self.{name} was a {then} when it was written, now it is a {type(part).__qualname__}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
-            _load_component(name, part, values)
+            _load_component(name, part, values, file)
 
 
-def _load_component(name: str, part: Any, values: Any) -> None:
+def _load_component(name: str, part: Any, values: Any, file: str) -> None:
     if isinstance(part, nn.Module):
-        components.load_model_state(part, values, f"the checkpoint, for self.{name},")
+        components.load_model_state(part, values, f"{file}, for self.{name},")
         return
     if isinstance(part, torch.optim.Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
@@ -400,7 +402,7 @@ def _load_component(name: str, part: Any, values: Any) -> None:
                     continue
                 if value.shape != parameters[index].shape and key not in ("step",):
                     raise CheckpointError(
-                        f"self.{name}: the checkpoint's {key!r} for parameter {index} has the shape "
+                        f"{file}: of self.{name}, {key!r} for parameter {index} has the shape "
                         f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
                     )
     try:
@@ -410,7 +412,7 @@ def _load_component(name: str, part: Any, values: Any) -> None:
             # Or its scheduler warns, where it moves before the next step.
             part._opt_called = True  # type: ignore[attr-defined]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"self.{name} cannot take its state from the checkpoint: {error}") from error
+        raise CheckpointError(f"{file}: self.{name} cannot take its state: {error}") from error
 
 
 def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
