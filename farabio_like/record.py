@@ -150,6 +150,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
             trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
         )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
+    resume.note_marks(trainer)
     if trainer._stages is None:
         resume.restore(trainer)
         yield
@@ -342,7 +343,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
             *(partial(listener, trainer) for listener in state.listeners.get("on_exception", ())),
             partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
         ]
-    steps.append(state.writer.finish)
+    steps.append(state.writer.close)
     if error is None:
         steps.append(partial(_close_run, trainer))
     first = error

@@ -9,7 +9,8 @@ import contextlib
 import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,6 @@ from .settings import SETTINGS
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # Attributes of a trainer that are stored by themselves, or belong to the batch under way.
 _NOT_COMPONENTS = {
     *("config", "callbacks", "history", "model", "metrics", "device", "run_dir", "loggers", "_run_state", "_stages"),
@@ -36,7 +36,6 @@ _NOT_COMPONENTS = {
     *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
 }
 MOST_LOADERS = 100  # in one list or dict of a subclass
-LARGEST_ATTRIBUTE = 100_000  # entries; a longer list of a subclass is data, not a record of the run
 
 
 # ---------------------------------------------------------------- what a checkpoint holds
@@ -174,32 +173,45 @@ def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     return found
 
 
-def _components(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
-
-    A module counts where the run may change it: it is a criterion, or has trainable parameters that the model
-    does not have.
-    """
-    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+def _parts(trainer: ConvnetTrainer) -> Iterator[tuple[str, Any]]:
+    """Yield what has a ``state_dict`` among a trainer's attributes, each once, with where it is."""
     first = ("optimizer", "scheduler", "criterion")
     names = [*first, *(name for name in vars(trainer) if name not in first)]
     seen: set[int] = set()
-    found: dict[str, Any] = {}
     for name in names:
         value = vars(trainer).get(name)
         if name in _NOT_COMPONENTS or isinstance(value, Tensor):
             continue
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
         for where, part in (parts or dict(components.named(value, name))).items():
-            if id(part) in seen or isinstance(part, type) or not _has_state(part):
-                continue
-            seen.add(id(part))
-            if isinstance(part, nn.Module):
-                own = [p for p in part.parameters() if id(p) not in known]
-                if not (any(p.requires_grad for p in own) or (name == "criterion" and part.state_dict())):
-                    continue
-            found[where] = part
-    return found
+            if id(part) not in seen and not isinstance(part, type) and _has_state(part):
+                seen.add(id(part))
+                yield where, part
+
+
+def _components(trainer: ConvnetTrainer, saved: Collection[str] = ()) -> dict[str, Any]:
+    """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
+
+    A module counts where the run may change it: it is a criterion, has trainable parameters that the model does not
+    have, or has changed since the first batch (a moving average). So do those that a checkpoint has `saved`.
+    """
+    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+    return {
+        where: part
+        for where, part in _parts(trainer)
+        if not isinstance(part, nn.Module) or where in saved or _may_change(trainer, where, part, known)
+    }
+
+
+def _may_change(trainer: ConvnetTrainer, where: str, module: nn.Module, known: set[int]) -> bool:
+    parameters = list(module.parameters())
+    own = [p for p in parameters if id(p) not in known]
+    if any(p.requires_grad for p in own) or (where.startswith("criterion") and module.state_dict()):
+        return True
+    if parameters and not own:  # a part of the model under another name
+        return False
+    marks = trainer._run_state.marks_before
+    return where in marks and owned.mark(module) != marks[where]
 
 
 def _has_state(part: Any) -> bool:
@@ -210,24 +222,50 @@ def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the attributes of a subclass that are numbers, strings, or lists and dicts of them, copied."""
     found = {}
     for name, value in vars(trainer).items():
-        if name not in SETTINGS and name not in _NOT_COMPONENTS and _is_record(value, [LARGEST_ATTRIBUTE]):
+        if name not in SETTINGS and name not in _NOT_COMPONENTS and owned.is_plain(value):
             found[name] = copy.deepcopy(value)
     return found
 
 
-def _is_record(value: Any, room: list[int]) -> bool:
-    room[0] -= 1
-    if type(value) is dict:
-        return room[0] > 0 and all(type(key) in _PLAIN and _is_record(part, room) for key, part in value.items())
-    if type(value) in (list, tuple):
-        return room[0] > 0 and all(_is_record(part, room) for part in value)
-    return room[0] > 0 and type(value) in _PLAIN
+def note_marks(trainer: ConvnetTrainer) -> None:
+    """Note what a subclass's own objects are before the first batch of a run: what differs later has a state."""
+    own = {name: value for name, value in vars(trainer).items() if name not in _not_own(trainer)}
+    modules = {where: part for where, part in _parts(trainer) if isinstance(part, nn.Module)}
+    trainer._run_state.marks_before = {name: owned.mark(value) for name, value in {**own, **modules}.items()}
+
+
+def _not_own(trainer: ConvnetTrainer) -> set[str]:
+    return {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
 
 
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
-    lent = {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
-    kept = {name: owned.state_of(value) for name, value in vars(trainer).items() if name not in lent}
-    return {name: state for name, state in kept.items() if state is not None}
+    state, kept = trainer._run_state, {}
+    stored = (*components.attribute_modules(trainer).values(), *_components(trainer).values(), *loaders(trainer))
+    known = {id(part) for part in (trainer, *stored)}
+    left_out = []
+    for name in vars(trainer).keys() - _not_own(trainer):
+        value = vars(trainer)[name]
+        if isinstance(value, nn.Module) or _has_state(value):
+            continue
+        found = owned.state_of(value, known)
+        was_there = name in state.marks_before
+        if found is None and owned.is_iterator(value):
+            left_out.append(f"self.{name} (an iterator)")
+        elif found is None or owned.size(found) > owned.LARGEST:
+            changed = was_there and owned.mark(value) != state.marks_before[name]
+            trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+            if found is not None and (changed or trained):
+                kept[name] = found
+            elif changed and not owned.is_plain(value) and id(value) not in known:
+                left_out.append(f"self.{name} (a {type(value).__name__})")
+        else:
+            kept[name] = found
+    if left_out:
+        state.console.once(
+            f"not in the checkpoints: {', '.join(sorted(left_out))}; where the next step depends on it, a resumed run "
+            "differs. Give it state_dict() and load_state_dict()."
+        )
+    return kept
 
 
 def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -256,7 +294,7 @@ def plain(value: Any, where: str) -> Any:
         For anything that ``torch.load(weights_only=True)`` would not read back.
     """
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, (torch.dtype, torch.device, torch.Size)):
+    if kind in owned.PLAIN or isinstance(value, (torch.dtype, torch.device, torch.Size)):
         return value
     if isinstance(value, Tensor):
         return value.detach()
@@ -276,7 +314,7 @@ def plain(value: Any, where: str) -> Any:
 
 
 def _key(key: Any, where: str) -> Any:
-    return key if type(key) in _PLAIN else plain(key, f"a key of {where}")
+    return key if type(key) in owned.PLAIN else plain(key, f"a key of {where}")
 
 
 def storable(value: Any) -> Any:
@@ -287,7 +325,7 @@ def storable(value: Any) -> Any:
         return [storable(part) for part in value]
     if isinstance(value, np.generic):
         return value.item()
-    return value if type(value) in _PLAIN else repr(value)
+    return value if type(value) in owned.PLAIN else repr(value)
 
 
 def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -303,7 +341,7 @@ def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
     }
     for where, optimizer in components.named(trainer.optimizer, "optimizer"):
         defaults = getattr(optimizer, "defaults", {})
-        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if _is_record(value, [100])}
+        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if owned.is_plain(value)}
     return storable(found)
 
 
@@ -353,16 +391,9 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
     if saved is None:
         return
     run = saved["run"]
-    if weights_only:
-        run = {**run, "components": {}}
-    where = f"{saved['file']}, written by {saved['class']} and read by {type(trainer).__qualname__},"
-    components.load_model_state(components.model_of(trainer), saved["model"], where)
-    _load_components(trainer, run["components"], saved["file"])
+    _load_parts(trainer, saved, weights_only)
     if not weights_only:
         stepping.load_state_dict(trainer, run["stepping"])
-    for name, callback in averaging(trainer).items():
-        if name in saved["averages"]:
-            callback.load_model_state(trainer, saved["averages"][name])
     state.trained, state.loaded = True, None
     _load_records(trainer, run)
     position = run["epoch"]
@@ -371,11 +402,21 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
         state.resumed = None
 
 
+def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], weights_only: bool = False) -> None:
+    """Give model, components and averages their state."""
+    where = f"{saved['file']}, written by {saved['class']} and read by {type(trainer).__qualname__},"
+    components.load_model_state(components.model_of(trainer), saved["model"], where)
+    _load_components(trainer, {} if weights_only else saved["run"]["components"], saved["file"])
+    for name, callback in averaging(trainer).items():
+        if name in saved["averages"]:
+            callback.load_model_state(trainer, saved["averages"][name])
+
+
 def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
-    there = _components(trainer) if saved else {}
+    there = _components(trainer, saved) if saved else {}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
-        trainer._run_state.console.line(
+        trainer._run_state.console.once(
             f"  not in the checkpoint, as built: {', '.join(fresh) or 'nothing'}; "
             f"in the checkpoint only, left out: {', '.join(gone) or 'nothing'}"
         )
@@ -460,7 +501,9 @@ def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
     state = trainer._run_state
     assert state.resumed is not None and state.means is not None and state.objects is not None
     run, start = state.resumed["run"], state.start
-    _load_records(trainer, run)  # again: hooks that start an epoch begin new records
+    # Again: the hook that starts an epoch begins new records, sets the learning rate, and has done so before.
+    _load_parts(trainer, state.resumed)
+    _load_records(trainer, run)
     state.means.load_state_dict(run["epoch"]["means"])
     state.objects.load_state_dict(run["epoch"]["objects"])
     state.batches = run["epoch"]["batches"]
@@ -497,6 +540,7 @@ def trained_already(trainer: ConvnetTrainer) -> bool:
     if position is None or position["phase"] != "evaluate":
         return False
     assert state.resumed is not None
+    _load_parts(trainer, state.resumed)
     _load_records(trainer, state.resumed["run"])
     state.stop, state.leave = position["asked"]["stop"], position["asked"]["leave"]
     trainer.epoch_metrics = copy.deepcopy(position["metrics"])
@@ -565,6 +609,7 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
     runs = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
     for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
         if not checkpoints(folder):
+            _sweep(folder)
             continue
         if _is_finished(folder):
             finished = finished or folder
@@ -577,6 +622,26 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         return _newest(trainer, finished)
     trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a run left that was killed in its first save, unless that may still be going on."""
+    try:
+        host = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if host == platform.node() and os.name == "posix":
+        checkpoint.sweep(folder / "checkpoints", alive=_is_alive)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def checkpoints(folder: Path) -> list[Path]:
