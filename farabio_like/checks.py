@@ -332,7 +332,7 @@ def _check_criterion(trainer: ConvnetTrainer) -> None:
 
 
 # Iterators without an end are not among them, nor classes of the user's, whose __iter__ may start anew.
-_READ_ONCE = (
+_READ_ONCE: tuple[type, ...] = (
     *(GeneratorType, enumerate, zip, map, filter, reversed, _BaseDataLoaderIter),
     *(type(iter([])), type(iter(())), type(reversed([]))),
 )
