@@ -120,6 +120,7 @@ class RunState:
     objects: MetricObjects | None = None
     attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
     marks_before: dict[str, Any] = field(default_factory=dict)  # of its other attributes, see owned.mark
+    large_before: set[Any] = field(default_factory=set)  # the marks of what is large among them
 
     # Saving and going on.
     asked: list[str] = field(default_factory=list)  # signals, and "save", to be seen to after the step

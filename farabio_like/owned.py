@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import dataclasses
 import inspect
 import io
@@ -32,18 +33,18 @@ DEEPEST = 6
 _NO_RECORDS = (Dataset, DataLoader, Sampler, Callback, Config, BaseException, type)
 
 
-def state_of(value: Any, known: Collection[int] = (), depth: int = 0) -> dict[str, Any] | None:
+def state_of(value: Any, known: Collection[Any] = (), depth: int = 0) -> dict[str, Any] | None:
     """Return the state of such an object as tensors and plain data, None for anything else.
 
     Parameters
     ----------
     value : object
-    known : collection of int
-        The ids of objects that are stored otherwise.
+    known : collection
+        The ids of objects that are stored otherwise, and the marks of large tensors and arrays that have not changed.
     depth : int
         How many objects hold this one.
     """
-    if id(value) in known or depth > DEEPEST:
+    if id(value) in known or depth > DEEPEST or (is_large(value) and mark(value) in known):
         return None
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.device.type == "meta":
@@ -68,8 +69,9 @@ def state_of(value: Any, known: Collection[int] = (), depth: int = 0) -> dict[st
         pairs = value.items() if type(value) is dict else enumerate(value)
         states = [[key, _part(part, known, depth + 1)] for key, part in pairs if type(key) in PLAIN]
         return {type(value).__name__: states} if any(state is not None for _, state in states) else None
-    if depth and isinstance(value, nn.Module):
-        return {"module": dict(value.state_dict())}
+    if depth and not isinstance(value, type) and has_state(value):
+        state = dict(value.state_dict())
+        return {"part": state} if _is_storable(state) else None
     if is_record(value):
         states = [[name, _part(part, known, depth + 1)] for name, part in _fields(value).items()]
         stored = [pair for pair in states if pair[1] is not None]
@@ -77,13 +79,18 @@ def state_of(value: Any, known: Collection[int] = (), depth: int = 0) -> dict[st
     return None
 
 
-def _part(value: Any, known: Collection[int], depth: int) -> dict[str, Any] | None:
+def _part(value: Any, known: Collection[Any], depth: int) -> dict[str, Any] | None:
     return {"plain": value} if is_plain(value) else state_of(value, known, depth)
+
+
+def has_state(value: Any) -> bool:
+    """Return whether an object gives its state and takes it back."""
+    return all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def is_record(value: Any) -> bool:
     """Return whether an object is a record: a dataclass or namespace, or of a class that no installed package has."""
-    if isinstance(value, _NO_RECORDS) or isinstance(value, nn.Module) or callable(getattr(value, "state_dict", None)):
+    if isinstance(value, _NO_RECORDS) or has_state(value):
         return False
     if dataclasses.is_dataclass(value) or isinstance(value, (SimpleNamespace, argparse.Namespace)):
         return True
@@ -110,7 +117,31 @@ def size(state: Any) -> int:
         return sum(map(size, state.values()))
     if isinstance(state, (list, tuple)):
         return sum(map(size, state))
-    return len(state) if isinstance(state, bytes) else 1
+    return len(state) // 8 if isinstance(state, bytes) else 1
+
+
+def is_large(value: Any) -> bool:
+    """Return whether a value is a tensor or an array with many elements."""
+    return (isinstance(value, Tensor) and value.numel() > LARGEST) or (
+        isinstance(value, np.ndarray) and value.size > LARGEST
+    )
+
+
+def large_parts(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the large tensors and arrays that an object holds, except what is trained."""
+    if is_large(value):
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            yield value
+    elif depth <= DEEPEST and (type(value) in (list, tuple, dict) or is_record(value)):
+        parts = (
+            value.values()
+            if type(value) is dict
+            else value
+            if type(value) in (list, tuple)
+            else _fields(value).values()
+        )
+        for part in itertools.islice(parts, MOST_PARTS):
+            yield from large_parts(part, depth + 1)
 
 
 def mark(value: Any, room: list[int] | None = None) -> Any:
@@ -133,7 +164,8 @@ def mark(value: Any, room: list[int] | None = None) -> Any:
         tensors = (tensor for tensor in value.state_dict().values() if isinstance(tensor, Tensor))
         return [(mark(tensor), tensor.sum().item()) for tensor in tensors if not components.is_lazy(tensor)]
     if isinstance(value, np.ndarray):
-        return hash(value.tobytes())
+        content = value.sum().item() if is_large(value) and value.dtype.kind in "biufc" else hash(value.tobytes())
+        return value.ctypes.data, value.shape, content
     if type(value) in PLAIN:
         return value
     if room[0] <= 0:
@@ -186,8 +218,8 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
             value[:] = parts
             return value
         return parts if kind == "list" else tuple(parts)
-    elif kind == "module" and isinstance(value, nn.Module):
-        value.load_state_dict(content)
+    elif kind == "part" and has_state(value):
+        value.load_state_dict(copy.deepcopy(content))
     elif kind == "fields" and type(value).__qualname__ == state["class"]:
         for name, part in content:
             # Not setattr: the class may be frozen.
@@ -215,6 +247,14 @@ def is_plain(value: Any, room: list[int] | None = None) -> bool:
     if type(value) is dict:
         return room[0] > 0 and all(type(key) in PLAIN and is_plain(part, room) for key, part in value.items())
     return room[0] > 0 and type(value) in PLAIN
+
+
+def _is_storable(state: Any) -> bool:
+    if isinstance(state, (list, tuple)):
+        return all(map(_is_storable, state))
+    if isinstance(state, dict):
+        return all(type(key) in PLAIN and _is_storable(part) for key, part in state.items())
+    return isinstance(state, Tensor) or type(state) in PLAIN
 
 
 def _plain(state: Any) -> Any:

@@ -184,7 +184,7 @@ def _parts(trainer: ConvnetTrainer) -> Iterator[tuple[str, Any]]:
             continue
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
         for where, part in (parts or dict(components.named(value, name))).items():
-            if id(part) not in seen and not isinstance(part, type) and _has_state(part):
+            if id(part) not in seen and not isinstance(part, type) and owned.has_state(part):
                 seen.add(id(part))
                 yield where, part
 
@@ -214,10 +214,6 @@ def _may_change(trainer: ConvnetTrainer, where: str, module: nn.Module, known: s
     return where in marks and owned.mark(module) != marks[where]
 
 
-def _has_state(part: Any) -> bool:
-    return all(callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict"))
-
-
 def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the attributes of a subclass that are numbers, strings, or lists and dicts of them, copied."""
     found = {}
@@ -229,9 +225,11 @@ def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 def note_marks(trainer: ConvnetTrainer) -> None:
     """Note what a subclass's own objects are before the first batch of a run: what differs later has a state."""
+    state = trainer._run_state
     own = {name: value for name, value in vars(trainer).items() if name not in _not_own(trainer)}
     modules = {where: part for where, part in _parts(trainer) if isinstance(part, nn.Module)}
-    trainer._run_state.marks_before = {name: owned.mark(value) for name, value in {**own, **modules}.items()}
+    state.marks_before = {name: owned.mark(value) for name, value in {**own, **modules}.items()}
+    state.large_before = {owned.mark(part) for value in own.values() for part in owned.large_parts(value)}
 
 
 def _not_own(trainer: ConvnetTrainer) -> set[str]:
@@ -241,19 +239,19 @@ def _not_own(trainer: ConvnetTrainer) -> set[str]:
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
     state, kept = trainer._run_state, {}
     stored = (*components.attribute_modules(trainer).values(), *_components(trainer).values(), *loaders(trainer))
-    known = {id(part) for part in (trainer, *stored)}
-    left_out = []
-    for name in vars(trainer).keys() - _not_own(trainer):
-        value = vars(trainer)[name]
-        if isinstance(value, nn.Module) or _has_state(value):
+    known = {id(part) for part in (trainer, *stored)} | state.large_before
+    not_own, left_out = _not_own(trainer), []
+    for name, value in vars(trainer).items():
+        was_there = name in state.marks_before
+        trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+        # Large and new: a batch that a hook has taken.
+        if name in not_own or owned.has_state(value) or (owned.is_large(value) and not was_there and not trained):
             continue
         found = owned.state_of(value, known)
-        was_there = name in state.marks_before
         if found is None and owned.is_iterator(value):
             left_out.append(f"self.{name} (an iterator)")
         elif found is None or owned.size(found) > owned.LARGEST:
             changed = was_there and owned.mark(value) != state.marks_before[name]
-            trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
             if found is not None and (changed or trained):
                 kept[name] = found
             elif changed and not owned.is_plain(value) and id(value) not in known:

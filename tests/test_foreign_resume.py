@@ -177,16 +177,20 @@ class Averages(Stopping):
 
 
 class Helper:
-    """An average as timm and YOLO keep it: an object with a copy of the model, and the model itself."""
+    """An average as timm and YOLO keep it: an object with a copy of the model, the model itself, and a scheduler."""
 
     def __init__(self, model):
         self.model, self.average, self.updates = model, copy.deepcopy(model).requires_grad_(False), 0
+        self.optimizer = torch.optim.SGD(self.average.parameters(), lr=1.0)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.9)
 
     def update(self):
         self.updates += 1
         with torch.no_grad():
             for old, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                old.lerp_(new, 0.1)
+                old.lerp_(new, 0.1 * self.scheduler.get_last_lr()[0])
+        self.optimizer.step()
+        self.scheduler.step()
 
 
 class Gan(Stopping):
@@ -335,13 +339,16 @@ def test_large_tensors_are_state_where_they_were_there_before_and_have_changed(m
     class Bank(Averages):
         def define_data_attr(self):
             self.bank, self.data = torch.zeros(50), {"images": torch.zeros(50)}
+            self.both = SimpleNamespace(images=np.zeros(50), seen=0)
 
         def optimizer_step(self):
             super().optimizer_step()
             self.bank[self.step] = 1.0
+            self.both.seen += 1
             self.images = torch.zeros(50)  # a batch
 
     monkeypatch.setattr(owned, "LARGEST", 40)
     trainer = stopped_run(Bank, 2)
     saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
     assert "bank" in saved and not {"data", "images"} & set(saved)
+    assert saved["both"]["fields"] == [["seen", {"plain": 2}]]
