@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from . import components, rundir
+from . import rundir
 from .callbacks.base import Callback
 from .config import Config
 
@@ -156,13 +156,16 @@ def mark(value: Any, room: list[int] | None = None) -> Any:
     room = [MOST_PARTS] if room is None else room
     room[0] -= 1
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.device.type == "meta":
+        if not _has_memory(value):
             return id(value)
         return value.data_ptr(), tuple(value.shape), None if value.is_inference() else value._version
     if isinstance(value, nn.Module):
         # By their content: an average is often written to `parameter.data`, which counts no versions.
-        tensors = (tensor for tensor in value.state_dict().values() if isinstance(tensor, Tensor))
-        return [(mark(tensor), tensor.sum().item()) for tensor in tensors if not components.is_lazy(tensor)]
+        tensors = [
+            tensor for tensor in value.state_dict().values() if isinstance(tensor, Tensor) and _has_memory(tensor)
+        ]
+        # Types of one byte have no sum of their own.
+        return [(mark(t), (t if t.dtype.itemsize > 1 else t.float()).sum().item()) for t in tensors]
     if isinstance(value, np.ndarray):
         content = value.sum().item() if is_large(value) and value.dtype.kind in "biufc" else hash(value.tobytes())
         return value.ctypes.data, value.shape, content
@@ -176,6 +179,11 @@ def mark(value: Any, room: list[int] | None = None) -> Any:
     if isinstance(value, _NO_RECORDS) or inspect.isroutine(value) or not hasattr(value, "__dict__"):
         return type(value).__qualname__
     return [(name, mark(part, room)) for name, part in list(vars(value).items())]
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is a plain one: not sparse, lazy, on the meta device, or divided among ranks."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
 
 
 def is_iterator(value: Any) -> bool:
