@@ -254,7 +254,11 @@ def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
             changed = was_there and owned.mark(value) != state.marks_before[name]
             if found is not None and (changed or trained):
                 kept[name] = found
-            elif changed and not owned.is_plain(value) and id(value) not in known:
+            elif (
+                changed
+                and not owned.is_plain(value)
+                and not all(map(owned.has_state, components.each(value, list, tuple)))
+            ):
                 left_out.append(f"self.{name} (a {type(value).__name__})")
         else:
             kept[name] = found
