@@ -169,22 +169,24 @@ class Writer:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._copies = Copies()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Writer:
         return Writer()
 
-    def write(self, job: Callable[[], None], background: bool) -> None:
-        """Do a job, in the background or not, after the one under way."""
+    def write(self, job: Callable[[Any], None], value: Any, background: bool) -> None:
+        """Do a job with a value, or in the background with a copy of it, after the one under way."""
         self.finish()
         if not background:
-            job()
+            job(value)
             return
-        self._thread = threading.Thread(target=self._run, args=(job,), name="farabio_like checkpoint")
+        copied = self._copies.take(value)
+        self._thread = threading.Thread(target=self._run, args=(job, copied), name="farabio_like checkpoint")
         self._thread.start()
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, job: Callable[[Any], None], value: Any) -> None:
         try:
-            job()
+            job(value)
         except BaseException as error:
             self._error = error
 
@@ -197,20 +199,61 @@ class Writer:
         if error is not None:
             raise error
 
+    def close(self) -> None:
+        """Wait for the job under way, and let go of the copies."""
+        try:
+            self.finish()
+        finally:
+            self._copies.forget()
 
-def snapshot(value: Any, memo: dict[Any, Tensor] | None = None) -> Any:
+
+_Key = tuple[torch.dtype, torch.Size, tuple[int, ...]]
+
+
+class Copies:
+    """Copies tensors to the CPU, into the memory of the last copies.
+
+    Memory that is new costs as much again as copying into it: the system hands it out page by page, at the first write.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[_Key, list[Tensor]] = {}
+
+    def take(self, value: Any) -> Any:
+        """Return tensors and plain data as they are now; the copies of the last call are written over."""
+        taken: dict[Any, Tensor] = {}
+        copied = self._copy(value, taken)
+        self._held = {}
+        for copy in taken.values():
+            self._held.setdefault(_key(copy), []).append(copy)
+        return copied
+
+    def forget(self) -> None:
+        """Let go of the memory."""
+        self._held = {}
+
+    def _copy(self, value: Any, taken: dict[Any, Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            tensor = value.detach()
+            same = (tensor.data_ptr(), tensor.device, *_key(tensor))  # a shared tensor is copied once
+            if same not in taken:
+                held = self._held.get(_key(tensor))
+                taken[same] = held.pop().copy_(tensor) if held else tensor.to("cpu", copy=True)
+            return taken[same]
+        if isinstance(value, Mapping):
+            return {name: self._copy(part, taken) for name, part in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self._copy(part, taken) for part in value)
+        return value
+
+
+def _key(tensor: Tensor) -> _Key:
+    return tensor.dtype, tensor.shape, tensor.stride()
+
+
+def snapshot(value: Any) -> Any:
     """Return tensors and plain data as they are now: tensors are copied to the CPU, shared ones once."""
-    memo = {} if memo is None else memo
-    if isinstance(value, Tensor):
-        key = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
-        if key not in memo:
-            memo[key] = value.detach().to("cpu", copy=True)
-        return memo[key]
-    if isinstance(value, Mapping):
-        return {name: snapshot(part, memo) for name, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(snapshot(part, memo) for part in value)
-    return value
+    return Copies().take(value)
 
 
 _PART = 1 << 20  # bytes that are hashed together; less is hashed sooner than handed to a thread
@@ -305,10 +348,18 @@ def _is_intact(path: Path) -> bool | None:
     return found.hexdigest().encode() == trailer[len(_MARK) :]
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in the folder of its run."""
+def sweep(folder: Path, alive: Callable[[int], bool] | None = None) -> None:
+    """Remove the temporary files that a killed process left in the folder of its run.
+
+    Parameters
+    ----------
+    folder : Path
+    alive : callable, optional
+        Returns whether the process of a number is there; the files of such a one stay.
+    """
     for path in folder.glob(".*.tmp"):
-        if path.name.split(".")[-2].isdecimal():
+        number = path.name.split(".")[-2]
+        if number.isdecimal() and not (alive is not None and alive(int(number))):
             path.unlink(missing_ok=True)
 
 

@@ -8,14 +8,15 @@ import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import CodeType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from . import components, compute, data, distributed, stages
 from .errors import ConfigError, DataError, HookError, closest
@@ -120,6 +121,10 @@ def warn_misspelt_hooks(cls: type, base: type) -> None:
             warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=3)
 
 
+# What is set without an underscore, unlike the settings.
+_WITHOUT_UNDERSCORE = ("_callbacks", "_metrics")
+
+
 def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
     """Warn of an underscore attribute that is nearly named like a setting and that no method reads."""
     from .trainer import ConvnetTrainer
@@ -129,6 +134,8 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
         if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
             continue
         hint = closest(name, [s for s in settings if s.startswith("_")], cutoff=0.82)
+        if name in _WITHOUT_UNDERSCORE:
+            hint = f" Did you mean '{name[1:]}'?"
         if hint and name != "_run_state" and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
             warnings.warn(f"{cls.__name__} sets {name}, which is no setting.{hint}", stacklevel=3)
 
@@ -186,6 +193,9 @@ def check_signatures(trainer: ConvnetTrainer) -> None:
             ) from None
 
 
+_FLAGS = ("_has_eval", "_verbose", "_evaluate_first", "_load_best", "_async_checkpoint", "_sync_batchnorm")
+
+
 def check_settings(trainer: ConvnetTrainer) -> None:
     """Raise a ConfigError for a setting with a value that is not allowed."""
     for name, least in (("_num_epochs", 0), ("_start_epoch", 0), ("_eval_interval", 1), ("_save_epoch", 1)):
@@ -198,12 +208,11 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             )
     for name, allowed in (
         ("_use_tqdm", (None, True, False)),
-        ("_async_checkpoint", (True, False)),
+        *((name, (True, False)) for name in _FLAGS),
         ("_monitor_mode", (None, "min", "max")),
         ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
         ("_strategy", (None, "ddp")),
-        ("_sync_batchnorm", (True, False)),
     ):
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
@@ -211,14 +220,19 @@ def check_settings(trainer: ConvnetTrainer) -> None:
     steps, minutes = trainer._save_steps, trainer._save_minutes
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
         raise ConfigError(f"{_class(trainer)}: _save_steps is {steps!r}; expected None or a whole number, 1 or more.")
-    a_number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
-    if minutes is not None and not (a_number and 0 < minutes < math.inf):
+    a_number = isinstance(minutes, Real) and not isinstance(minutes, bool)
+    if minutes is not None and not (a_number and 0 < float(minutes) < math.inf):
         raise ConfigError(f"{_class(trainer)}: _save_minutes is {minutes!r}; expected None or a number above 0.")
     compute.check_settings(trainer)
     distributed.check(trainer)
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."
+        )
+    if not isinstance(trainer._model_path, (str, Path, type(None))) and is_default(trainer, "load_model"):
+        raise ConfigError(
+            f"{_class(trainer)}: _model_path is {trainer._model_path!r}; expected the path of a file of weights, or "
+            "None."
         )
     if trainer._loss_weights not in (None, "mean") and not isinstance(trainer._loss_weights, Mapping):
         raise ConfigError(
@@ -234,7 +248,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise ConfigError(f"{_class(trainer)}: {where} is a ReduceLROnPlateau, which moves per epoch only.")
-    if not isinstance(trainer._monitor, (str, type(None))):
+    if trainer._monitor is not None and not (isinstance(trainer._monitor, str) and trainer._monitor):
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 
 
@@ -277,21 +291,51 @@ def before_training(trainer: ConvnetTrainer) -> None:
     _check_loaders(trainer)
     # on_train_start, start_logger and on_stage_start may still set what is missing.
     if is_default(trainer, "train_loop", "train_epoch", "train_batch", "training_step", *_STARTS):
-        if trainer.optimizer is None and is_default(trainer, "optimizer_step"):
+        if not components.each(trainer.optimizer) and is_default(trainer, "optimizer_step"):
             raise HookError(no_optimizer(trainer))
         if is_default(trainer, "compute_loss"):
-            if isinstance(trainer.model, Mapping) and is_default(trainer, "forward"):
-                raise HookError(
-                    f"{_class(trainer)} has the models {list(trainer.model)} and does not say how they follow each "
-                    "other. Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
-                )
-            if trainer.criterion is None:
-                raise HookError(
-                    f"{_class(trainer)}.build_model set no self.criterion, which the default compute_loss calls. Write "
-                    "self.criterion = torch.nn.CrossEntropyLoss(), or override compute_loss."
-                )
+            _check_forward(trainer)
+            _check_criterion(trainer)
     _check_optimizers(trainer)
     _announce_batch_of_one(trainer)
+
+
+def _check_forward(trainer: ConvnetTrainer) -> None:
+    model = trainer.model
+    if isinstance(model, nn.Module) or not is_default(trainer, "forward"):
+        return
+    if model:
+        raise HookError(
+            f"{_class(trainer)} has the models {list(model)} and does not say how they follow each "
+            "other. Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
+        )
+    others = list(components.attribute_modules(trainer))
+    network = next((name for name in others if name != "criterion"), None)
+    line = f"self.model = self.{network}, or override forward" if network else "self.model = MyNetwork()"
+    raise HookError(f"{_class(trainer)}.build_model set no self.model, which the default forward calls. Write {line}.")
+
+
+def _check_criterion(trainer: ConvnetTrainer) -> None:
+    criteria = list(components.named(trainer.criterion, "self.criterion"))
+    if not criteria:
+        raise HookError(
+            f"{_class(trainer)}.build_model set no self.criterion, which the default compute_loss calls. Write "
+            "self.criterion = torch.nn.CrossEntropyLoss(), or override compute_loss."
+        )
+    for where, criterion in criteria:
+        if isinstance(criterion, type) or not callable(criterion):
+            line = f"{criterion.__name__}()" if isinstance(criterion, type) else "torch.nn.CrossEntropyLoss()"
+            raise HookError(
+                f"{_class(trainer)}.build_model left {criterion!r} in {where}; expected something to call with outputs "
+                f"and targets, or a dict of such. Write {where} = {line}."
+            )
+
+
+# Iterators without an end are not among them, nor classes of the user's, whose __iter__ may start anew.
+_READ_ONCE: tuple[type, ...] = (
+    *(GeneratorType, enumerate, zip, map, filter, reversed, _BaseDataLoaderIter),
+    *(type(iter([])), type(iter(())), type(reversed([]))),
+)
 
 
 def _check_loaders(trainer: ConvnetTrainer) -> None:
@@ -312,7 +356,7 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 "DataLoader(dataset, batch_size=32)."
             )
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
-        if again and isinstance(loader, (GeneratorType, enumerate, zip, map, filter)):
+        if again and isinstance(loader, _READ_ONCE):
             raise DataError(
                 f"self.{name}_loader is a {type(loader).__name__}, which can be read only once, and there are "
                 f"{trainer._num_epochs} epochs. Give a DataLoader, a list, or an object whose __iter__ starts anew."
@@ -321,6 +365,12 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
             raise DataError(
                 f"self.{name}_loader gives no batch. {data.describe_loader(loader)} Give it more samples, a smaller "
                 "batch_size or drop_last=False."
+            )
+        if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+            warnings.warn(
+                f"self.{name}_loader is a dataset ({type(loader).__name__}), whose samples are taken for batches. "
+                f"Write self.{name}_loader = DataLoader(dataset, batch_size=32).",
+                stacklevel=5,
             )
 
 
@@ -333,7 +383,8 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
     held: set[int] = set()
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
         stepped = is_default(trainer, "training_step", "optimizer_zero_grad", "optimizer_step")
-        if stepped and not all(callable(getattr(optimizer, name, None)) for name in ("zero_grad", "step")):
+        usable = all(callable(getattr(optimizer, name, None)) for name in ("zero_grad", "step"))
+        if stepped and (isinstance(optimizer, type) or not usable):
             raise HookError(
                 f"{_class(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
                 "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
@@ -347,6 +398,7 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
                 f"{_class(trainer)}: none of the {len(own)} parameters of {where} belongs to a model of this trainer; "
                 "the run would train nothing. Make the optimizer after the model, from self.model.parameters()."
             )
+    _check_schedulers(trainer)
     if held and trainer.model is not None and trainer._stages is None:
         left = [
             name
@@ -361,6 +413,25 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
                 f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}. Give them to one, or freeze them by "
                 "requires_grad_(False).",
                 stacklevel=5,
+            )
+
+
+def _check_schedulers(trainer: ConvnetTrainer) -> None:
+    own: set[int] = set()  # everything that may be an optimizer of the trainer
+    for value in vars(trainer).values():
+        own |= {id(part) for part in components.each(value, list, tuple)}
+    for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
+        if isinstance(scheduler, type):
+            raise HookError(
+                f"{_class(trainer)}.build_model left the class {scheduler.__name__} in {where}; expected a scheduler. "
+                f"Write {where} = {scheduler.__name__}(self.optimizer, ...)."
+            )
+        moved = getattr(scheduler, "optimizer", None)
+        if isinstance(moved, torch.optim.Optimizer) and id(moved) not in own:
+            warnings.warn(
+                f"{_class(trainer)}: {where} moves the learning rate of an optimizer that is no attribute of this "
+                "trainer. Make the scheduler after the optimizer, from self.optimizer.",
+                stacklevel=6,
             )
 
 

@@ -97,7 +97,12 @@ def prepare_modules(trainer: ConvnetTrainer) -> None:
     if trainer._compile is not False:
         arguments = {} if trainer._compile is True else dict(trainer._compile)
         for module in models:
-            module.compile(**arguments)
+            try:
+                module.compile(**arguments)
+            except Exception as error:  # an argument, a mode or a backend that torch does not have
+                raise ConfigError(
+                    f"{type(trainer).__name__}: _compile is {arguments or True}, and torch.compile says: {error}"
+                ) from error
 
 
 def make_deterministic() -> tuple[Any, ...]:

@@ -32,6 +32,7 @@ from . import (
     saving,
     sharding,
     signals,
+    whereabouts,
 )
 from . import stepping as steps
 from .callbacks import base as events
@@ -119,6 +120,8 @@ class RunState:
     means: RunningMeans | None = None
     objects: MetricObjects | None = None
     attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
+    marks_before: dict[str, Any] = field(default_factory=dict)  # of its other attributes, see owned.mark
+    large_before: set[Any] = field(default_factory=set)  # the marks of what is large among them
 
     # Saving and going on.
     asked: list[str] = field(default_factory=list)  # signals, and "save", to be seen to after the step
@@ -422,6 +425,7 @@ def evaluation(trainer: ConvnetTrainer) -> Iterator[None]:
             yield
     except BaseException as error:
         if state.running != "train":  # there, the end of the run tells the callbacks
+            whereabouts.note(trainer, error)
             state.exception = error
             fire(trainer, "on_exception")
             state.exception = None

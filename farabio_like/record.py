@@ -32,6 +32,7 @@ from . import (
     saving,
     signals,
     stepping,
+    whereabouts,
     workers,
 )
 from .callbacks import base as events
@@ -151,6 +152,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
             trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
         )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
+    resume.note_marks(trainer)
     if trainer._stages is None:
         resume.restore(trainer)
         yield
@@ -331,6 +333,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     state = trainer._run_state
     if error is not None:
         distributed.failed(error)
+        whereabouts.note(trainer, error)
     state.exception = error
     lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
@@ -341,7 +344,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
             *(partial(listener, trainer) for listener in state.listeners.get("on_exception", ())),
             partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
         ]
-    steps.append(state.writer.finish)
+    steps.append(state.writer.close)
     steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
     first = error
     closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]

@@ -9,7 +9,8 @@ import contextlib
 import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from .settings import SETTINGS
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # Attributes of a trainer that are stored by themselves, or belong to the batch under way.
 _NOT_COMPONENTS = {
     *("config", "callbacks", "history", "model", "metrics", "device", "run_dir", "loggers", "_run_state", "_stages"),
@@ -37,7 +37,6 @@ _NOT_COMPONENTS = {
     *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
 }
 MOST_LOADERS = 100  # in one list or dict of a subclass
-LARGEST_ATTRIBUTE = 100_000  # entries; a longer list of a subclass is data, not a record of the run
 
 
 # ---------------------------------------------------------------- what a checkpoint holds
@@ -189,60 +188,101 @@ def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     return found
 
 
-def _components(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
-
-    A module counts where the run may change it: it is a criterion, or has trainable parameters that the model
-    does not have.
-    """
-    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+def _parts(trainer: ConvnetTrainer) -> Iterator[tuple[str, Any]]:
+    """Yield what has a ``state_dict`` among a trainer's attributes, each once, with where it is."""
     first = ("optimizer", "scheduler", "criterion")
     names = [*first, *(name for name in vars(trainer) if name not in first)]
     seen: set[int] = set()
-    found: dict[str, Any] = {}
     for name in names:
         value = vars(trainer).get(name)
-        if name in _NOT_COMPONENTS or type(value) in _PLAIN or isinstance(value, Tensor):
+        if name in _NOT_COMPONENTS or type(value) in owned.PLAIN or isinstance(value, Tensor):
             continue
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
         for where, part in (parts or dict(components.named(value, name))).items():
-            if id(part) in seen or isinstance(part, type) or not _has_state(part):
-                continue
-            seen.add(id(part))
-            if isinstance(part, nn.Module):
-                own = [p for p in part.parameters() if id(p) not in known]
-                if not (any(p.requires_grad for p in own) or (name == "criterion" and part.state_dict())):
-                    continue
-            found[where] = part
-    return found
+            if id(part) not in seen and not isinstance(part, type) and owned.has_state(part):
+                seen.add(id(part))
+                yield where, part
 
 
-def _has_state(part: Any) -> bool:
-    return all(callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict"))
+def _components(trainer: ConvnetTrainer, saved: Collection[str] = ()) -> dict[str, Any]:
+    """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
+
+    A module counts where the run may change it: it is a criterion, has trainable parameters that the model does not
+    have, or has changed since the first batch (a moving average). So do those that a checkpoint has `saved`.
+    """
+    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+    return {
+        where: part
+        for where, part in _parts(trainer)
+        if not isinstance(part, nn.Module) or where in saved or _may_change(trainer, where, part, known)
+    }
+
+
+def _may_change(trainer: ConvnetTrainer, where: str, module: nn.Module, known: set[int]) -> bool:
+    parameters = list(module.parameters())
+    own = [p for p in parameters if id(p) not in known]
+    if any(p.requires_grad for p in own) or (where.startswith("criterion") and module.state_dict()):
+        return True
+    if parameters and not own:  # a part of the model under another name
+        return False
+    marks = trainer._run_state.marks_before
+    return where in marks and owned.mark(module) != marks[where]
 
 
 def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the attributes of a subclass that are numbers, strings, or lists and dicts of them, copied."""
     found = {}
     for name, value in vars(trainer).items():
-        if name not in SETTINGS and name not in _NOT_COMPONENTS and _is_record(value, [LARGEST_ATTRIBUTE]):
+        if name not in SETTINGS and name not in _NOT_COMPONENTS and owned.is_plain(value):
             found[name] = copy.deepcopy(value)
     return found
 
 
-def _is_record(value: Any, room: list[int]) -> bool:
-    room[0] -= 1
-    if type(value) is dict:
-        return room[0] > 0 and all(type(key) in _PLAIN and _is_record(part, room) for key, part in value.items())
-    if type(value) in (list, tuple):
-        return room[0] > 0 and all(_is_record(part, room) for part in value)
-    return room[0] > 0 and type(value) in _PLAIN
+def note_marks(trainer: ConvnetTrainer) -> None:
+    """Note what a subclass's own objects are before the first batch of a run: what differs later has a state."""
+    state = trainer._run_state
+    own = {name: value for name, value in vars(trainer).items() if name not in _not_own(trainer)}
+    modules = {where: part for where, part in _parts(trainer) if isinstance(part, nn.Module)}
+    state.marks_before = {name: owned.mark(value) for name, value in {**own, **modules}.items()}
+    state.large_before = {owned.mark(part) for value in own.values() for part in owned.large_parts(value)}
+
+
+def _not_own(trainer: ConvnetTrainer) -> set[str]:
+    return {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
 
 
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
-    lent = {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
-    kept = {name: owned.state_of(value) for name, value in vars(trainer).items() if name not in lent}
-    return {name: state for name, state in kept.items() if state is not None}
+    state, kept = trainer._run_state, {}
+    stored = (*components.attribute_modules(trainer).values(), *_components(trainer).values(), *loaders(trainer))
+    known = {id(part) for part in (trainer, *stored)} | state.large_before
+    not_own, left_out = _not_own(trainer), []
+    for name, value in vars(trainer).items():
+        was_there = name in state.marks_before
+        trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+        # Large and new: a batch that a hook has taken.
+        if name in not_own or owned.has_state(value) or (owned.is_large(value) and not was_there and not trained):
+            continue
+        found = owned.state_of(value, known)
+        if found is None and owned.is_iterator(value):
+            left_out.append(f"self.{name} (an iterator)")
+        elif found is None or owned.size(found) > owned.LARGEST:
+            changed = was_there and owned.mark(value) != state.marks_before[name]
+            if found is not None and (changed or trained):
+                kept[name] = found
+            elif (
+                changed
+                and not owned.is_plain(value)
+                and not all(map(owned.has_state, components.each(value, list, tuple)))
+            ):
+                left_out.append(f"self.{name} (a {type(value).__name__})")
+        else:
+            kept[name] = found
+    if left_out:
+        state.console.once(
+            f"not in the checkpoints: {', '.join(sorted(left_out))}; where the next step depends on it, a resumed run "
+            "differs. Give it state_dict() and load_state_dict()."
+        )
+    return kept
 
 
 def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -289,15 +329,15 @@ class _NotPlainError(Exception):
 
 def _plain(value: Any) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in owned.PLAIN:
         return value
     if kind is dict or isinstance(value, Mapping):
         return {
-            key if type(key) in _PLAIN else _plain(key): part if type(part) in _PLAIN else _plain(part)
+            key if type(key) in owned.PLAIN else _plain(key): part if type(part) in owned.PLAIN else _plain(part)
             for key, part in value.items()
         }
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        parts = [part if type(part) in _PLAIN else _plain(part) for part in value]
+        parts = [part if type(part) in owned.PLAIN else _plain(part) for part in value]
         return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, Tensor):
         return value.detach()
@@ -334,7 +374,7 @@ def storable(value: Any) -> Any:
         return [storable(part) for part in value]
     if isinstance(value, np.generic):
         return value.item()
-    return value if type(value) in _PLAIN else repr(value)
+    return value if type(value) in owned.PLAIN else repr(value)
 
 
 def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -344,13 +384,13 @@ def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "farabio_like": __version__,
-        "processes": distributed.world_size(),
+        "number of processes": distributed.world_size(),
         "batch size": getattr(trainer.train_loader, "batch_size", None),
         "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
     }
     for where, optimizer in components.named(trainer.optimizer, "optimizer"):
         defaults = getattr(optimizer, "defaults", {})
-        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if _is_record(value, [100])}
+        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if owned.is_plain(value)}
     return storable(found)
 
 
@@ -369,7 +409,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state, run = trainer._run_state, saved["run"]
     if saved["class"] != type(trainer).__qualname__:
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved = _own_part(trainer, saved)
+    state.resumed = saved = {**_own_part(trainer, saved), "file": str(path)}
     run = saved["run"]
     state.step, state.done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None
@@ -382,7 +422,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
         where = f"{phase} of epoch {saved['epoch']}"
     state.console.line(f"resuming from {path}: after {where}, step {state.step}")
     if path.name == CRASH and position is not None:
-        several = run["made_with"].get("processes", 1) > 1
+        several = run["made_with"].get("number of processes", 1) > 1
         rest = ", and it has the metrics of the first process alone" if several else ""
         state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
     now = _made_with(trainer)
@@ -402,15 +442,9 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
     if saved is None:
         return
     run = saved["run"]
-    if weights_only:
-        run = {**run, "components": {}}
-    components.load_model_state(components.model_of(trainer), saved["model"], "the checkpoint")
-    _load_components(trainer, run["components"])
+    _load_parts(trainer, saved, weights_only)
     if not weights_only:
         stepping.load_state_dict(trainer, run["stepping"])
-    for name, callback in averaging(trainer).items():
-        if name in saved["averages"]:
-            callback.load_model_state(trainer, saved["averages"][name])
     state.trained, state.loaded = True, None
     _load_records(trainer, run)
     position = run["epoch"]
@@ -419,11 +453,21 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
         state.resumed = None
 
 
-def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
-    there = _components(trainer) if saved else {}
+def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], weights_only: bool = False) -> None:
+    """Give model, components and averages their state."""
+    where = f"{saved['file']}, written by {saved['class']} and read by {type(trainer).__qualname__},"
+    components.load_model_state(components.model_of(trainer), saved["model"], where)
+    _load_components(trainer, {} if weights_only else saved["run"]["components"], saved["file"])
+    for name, callback in averaging(trainer).items():
+        if name in saved["averages"]:
+            callback.load_model_state(trainer, saved["averages"][name])
+
+
+def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
+    there = _components(trainer, saved) if saved else {}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
-        trainer._run_state.console.line(
+        trainer._run_state.console.once(
             f"  not in the checkpoint, as built: {', '.join(fresh) or 'nothing'}; "
             f"in the checkpoint only, left out: {', '.join(gone) or 'nothing'}"
         )
@@ -432,15 +476,15 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
             then, values = saved[name]["class"], saved[name]["state"]
             if then != type(part).__qualname__:
                 raise CheckpointError(
-                    f"self.{name} was a {then} when the checkpoint was written, now it is a {type(part).__qualname__}. "
+                    f"{file}: self.{name} was a {then} when it was written, now it is a {type(part).__qualname__}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
-            _load_component(name, part, values)
+            _load_component(name, part, values, file)
 
 
-def _load_component(name: str, part: Any, values: Any) -> None:
+def _load_component(name: str, part: Any, values: Any, file: str) -> None:
     if isinstance(part, nn.Module):
-        components.load_model_state(part, values, f"the checkpoint, for self.{name},")
+        components.load_model_state(part, values, f"{file}, for self.{name},")
         return
     if isinstance(part, torch.optim.Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
@@ -450,7 +494,7 @@ def _load_component(name: str, part: Any, values: Any) -> None:
                     continue
                 if value.shape != parameters[index].shape and key not in ("step",):
                     raise CheckpointError(
-                        f"self.{name}: the checkpoint's {key!r} for parameter {index} has the shape "
+                        f"{file}: of self.{name}, {key!r} for parameter {index} has the shape "
                         f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
                     )
     try:
@@ -460,7 +504,7 @@ def _load_component(name: str, part: Any, values: Any) -> None:
             # Or its scheduler warns, where it moves before the next step.
             part._opt_called = True  # type: ignore[attr-defined]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"self.{name} cannot take its state from the checkpoint: {error}") from error
+        raise CheckpointError(f"{file}: self.{name} cannot take its state: {error}") from error
 
 
 def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
@@ -508,7 +552,9 @@ def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
     state = trainer._run_state
     assert state.resumed is not None and state.means is not None and state.objects is not None
     run, start = state.resumed["run"], state.start
-    _load_records(trainer, run)  # again: hooks that start an epoch begin new records
+    # Again: the hook that starts an epoch begins new records, sets the learning rate, and has done so before.
+    _load_parts(trainer, state.resumed)
+    _load_records(trainer, run)
     state.means.load_state_dict(run["epoch"]["means"])
     state.objects.load_state_dict(run["epoch"]["objects"])
     state.batches = run["epoch"]["batches"]
@@ -545,6 +591,7 @@ def trained_already(trainer: ConvnetTrainer) -> bool:
     if position is None or position["phase"] != "evaluate":
         return False
     assert state.resumed is not None
+    _load_parts(trainer, state.resumed)
     _load_records(trainer, state.resumed["run"])
     state.stop, state.leave = position["asked"]["stop"], position["asked"]["leave"]
     trainer.epoch_metrics = copy.deepcopy(position["metrics"])
@@ -613,6 +660,7 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
     runs = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
     for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
         if not checkpoints(folder):
+            _sweep(folder)
             continue
         if _is_finished(folder):
             finished = finished or folder
@@ -625,6 +673,26 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         return _newest(trainer, finished)
     trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a run left that was killed in its first save, unless that may still be going on."""
+    try:
+        host = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if host == platform.node() and os.name == "posix":
+        checkpoint.sweep(folder / "checkpoints", alive=_is_alive)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def checkpoints(folder: Path) -> list[Path]:

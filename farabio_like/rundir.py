@@ -180,6 +180,7 @@ def environment() -> dict[str, Any]:
         "processes": distributed.world_size(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "host": platform.node(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
@@ -216,15 +217,15 @@ def _copy_code(owner: type, folder: Path) -> None:
     except (TypeError, OSError):
         pass
     own = [Path(file).resolve() for file in files if file and Path(file).is_file()]
-    own = [path for path in own if path.suffix == ".py" and not _installed(path)]
+    own = [path for path in own if path.suffix == ".py" and not installed(path)]
     homes = {path.parent for path in own}
     sources = set(own)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         # Resolving the path of every installed module would take longer than the rest together.
-        if isinstance(file, str) and file.endswith(".py") and not _installed(Path(file)):
+        if isinstance(file, str) and file.endswith(".py") and not installed(Path(file)):
             path = Path(file).resolve()
-            if _inside(path, homes) and not _installed(path) and path.is_file():
+            if _inside(path, homes) and not installed(path) and path.is_file():
                 sources.add(path)
     if not sources:
         return
@@ -236,7 +237,8 @@ def _copy_code(owner: type, folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _installed(path: Path) -> bool:
+def installed(path: Path) -> bool:
+    """Return whether a source file belongs to an installed package, the standard library, or this library."""
     # By name too: the packages of `pip install --user` and of other environments are in no path of sysconfig.
     return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or _inside(path, _library_folders())
 

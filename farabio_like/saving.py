@@ -60,11 +60,9 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
         if not distributed.is_main():
             nonfinite.weights_are_finite(trainer)  # the first rank looks when it writes, and would end alone
             return
-    if trainer._async_checkpoint:
-        # Copies of the tensors are written: the run goes on changing the tensors themselves.
-        saved, parameters = checkpoint.snapshot((saved, parameters))
 
-    def job() -> None:
+    def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        saved, parameters = of_now
         if not nonfinite.weights_are_finite(trainer, parameters):
             return
         checkpoint.save(saved, *paths)
@@ -73,7 +71,8 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
             resume.write_index(run.path, saved, paths)
             state.saved_step = saved["step"]
 
-    state.writer.write(job, trainer._async_checkpoint)
+    # In the background copies of the tensors are written: the run goes on changing the tensors themselves.
+    state.writer.write(job, (saved, parameters), trainer._async_checkpoint)
 
 
 def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, Any]:

@@ -198,6 +198,26 @@ def test_what_a_killed_process_left_is_no_way_into_a_finished_file():
     assert files() == ["best.ckpt", "good.ckpt", "last.ckpt"]
 
 
+def test_copies_are_made_in_the_memory_of_the_last_ones():
+    copies, weight = checkpoint.Copies(), torch.arange(6.0).reshape(2, 3)
+    value = {"weight": weight, "again": weight, "turned": weight.T, "part": [weight[0], (1, "a")]}
+
+    def places(copied):
+        tensors = [copied["weight"], copied["turned"], copied["part"][0]]
+        return {tensor.data_ptr() for tensor in tensors}
+
+    first = copies.take(value)
+    assert first["weight"] is first["again"]  # one in the file, as in memory
+    assert first["part"][1] == (1, "a") and torch.equal(first["turned"], weight.T)
+    held = places(first)
+    assert len(held) == 3 and weight.data_ptr() not in held
+    weight += 1
+    second = copies.take(value)
+    assert places(second) == held
+    weight += 1
+    assert torch.equal(second["weight"], weight - 1) and torch.equal(second["part"][0], weight[0] - 1)
+
+
 # ---------------------------------------------------------------- damaged files
 
 

@@ -676,8 +676,9 @@ def test_an_exception_of_the_users_data_comes_out_unchanged(loader):
     trainer.train_loader = loader(TensorDataset(INPUTS, TARGETS))
     ended = []
     trainer.on_train_end = lambda: ended.append(True)
-    with pytest.raises(OwnError, match="^mine$") as caught:
+    with pytest.raises(OwnError) as caught:
         trainer.train()
+    assert str(caught.value) == "mine"
     assert caught.traceback[-1].name == "fails" and caught.value.__cause__ is None
     assert ended == [True] and trainer.taken <= 1
 
@@ -688,8 +689,9 @@ def test_an_exception_of_the_users_data_comes_out_unchanged(loader):
 )
 def test_an_exception_in_a_native_method_comes_out_unchanged(hook):
     trainer = type("Failing", (Tiny,), {hook: lambda self, *args: fails()})()
-    with pytest.raises(OwnError, match="^mine$") as caught:
+    with pytest.raises(OwnError) as caught:
         trainer.train()
+    assert str(caught.value) == "mine"
     assert caught.traceback[-1].name == "fails" and caught.value.__cause__ is None
 
 
@@ -715,5 +717,6 @@ def test_an_exception_in_a_part_comes_out_unchanged(kind):
         trainer.criterion = fails
     else:
         trainer.metrics = Metric()
-    with pytest.raises(OwnError, match="^mine$"):
+    with pytest.raises(OwnError) as caught:
         trainer.train()
+    assert str(caught.value) == "mine"

@@ -463,15 +463,6 @@ def test_a_loader_without_a_length_ends_when_it_does():
     assert data.length_of(Stream()) is None and data.length_of(DataLoader(Counting())) is None
 
 
-def test_a_generator_is_refused_before_the_first_step_of_two_epochs():
-    trainer = Tiny({"_num_epochs": 2})
-    trainer.train_loader = ((torch.ones(2, 3), torch.ones(2, 1)) for _ in range(3))
-    with pytest.raises(DataError) as caught:
-        trainer.train()
-    assert "self.train_loader is a generator, which can be read only once, and there are 2 epochs" in str(caught.value)
-    assert trainer.step == 0 and trainer.history == []
-
-
 def test_a_loader_that_is_used_up_is_an_error_in_the_second_epoch():
     class Once:
         def __init__(self):

@@ -211,7 +211,7 @@ def test_it_survives_an_exception(name, where):
     trainer = trainer_with(Fails, callback)
     trainer.where = where
     before = surroundings(trainer)
-    with pytest.raises(LookupError, match="^\"?'?the user's own'?\"?$") as raised:
+    with pytest.raises(LookupError, match="^\"?'?the user's own'?\"?($|\n)") as raised:
         trainer.train()
     assert raised.value.__cause__ is None
     after = surroundings(trainer)

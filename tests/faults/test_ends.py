@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,23 @@ except CheckpointError as error:
                 with pytest.raises(CheckpointError, match="Nothing in it was run"):
                     Tensors({"_logdir": "stopped"}).train(resume=True)
             assert not Path("marker").exists()
+
+
+def test_what_a_run_left_that_was_killed_in_its_first_save_is_swept():
+    inner = Path("runs/Tensors/1/checkpoints")
+    inner.mkdir(parents=True)
+    (inner.parent / "environment.json").write_text(json.dumps({"host": platform.node()}))
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left, of_a_running_one = (inner / f".last.ckpt.{number}.tmp" for number in (ended.pid, os.getppid()))
+    left.write_bytes(b"half")
+    of_a_running_one.write_bytes(b"half")
+    Tensors().train(resume=True)
+    assert not left.exists() and of_a_running_one.exists()
+    left.write_bytes(b"half")
+    (inner.parent / "environment.json").write_text(json.dumps({"host": "another"}))  # it may be at it on that one
+    Tensors().train(resume=True)
+    assert left.exists()
 
 
 def test_a_stale_index_that_calls_the_run_finished_is_not_trusted():

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("FARABIO_KILLS", "30"))
 
 
+@pytest.mark.timeout(1800)  # writing gigabytes takes its time where others write too
 @pytest.mark.parametrize("background", [False, True])
 def test_killed_while_50_megabytes_are_written(tmp_path, background):
     kills = Kills(tmp_path, chance_of(background), background)

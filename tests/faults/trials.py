@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ from farabio_like import Callback, CheckpointError, ConvnetTrainer, DataError, c
 from ..test_resume import BATCHES, EPOCHS, Augmented, Whole
 from ..trainers import INPUTS, TARGETS
 
+PATIENCE = 120  # seconds without a step, or without an end after the last one
 FORK = multiprocessing.get_context("fork")  # importing torch anew for every process takes seconds
 
 
@@ -74,10 +76,17 @@ class Process:
         if signal_number is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal_number)
-        self.process.join(120)
+        # However long it takes on a busy machine, it must go on from step to step, and end.
+        number = None
+        while number != b"":
+            if not select.select([self.reading], [], [], PATIENCE)[0]:
+                self.process.kill()
+                raise AssertionError(f"stands still in step {self.step}")
+            number = os.read(self.reading, 4)
+            self.step = int.from_bytes(number, "little") or self.step
+        self.process.join(PATIENCE)
         code = self.process.exitcode
         assert code is not None, "the process does not end"
-        self.wait_for(1 << 31)
         os.close(self.reading)
         self.process.close()
         return code

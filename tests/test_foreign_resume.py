@@ -1,0 +1,354 @@
+"""Trainers as other people write them: stopped after any step, they go on as if they had never been."""
+
+import collections
+import copy
+import itertools
+import math
+import shutil
+import signal
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from farabio_like import ConvnetTrainer, owned
+
+from .test_resume import BATCHES, EPOCHS, INPUTS, TARGETS, Augmented, stopped_run, whole_run
+
+
+class Stopping(ConvnetTrainer):
+    """What all of them have: data that draw random numbers, a save after every step, and a record to compare."""
+
+    def define_misc_attr(self):
+        self._device, self._verbose, self._num_epochs, self._save_steps = "cpu", False, EPOCHS, 1
+        for name, value in self.config.items():
+            setattr(self, name, value)
+        self.stop_after, self.seen = None, []
+
+    def get_trainloader(self):
+        self.train_loader = DataLoader(Augmented(), batch_size=3, shuffle=True)
+        self.valid_loader = DataLoader(Augmented(), batch_size=4)
+
+    def on_end_training_batch(self):
+        self.seen.append(self.what_counts())
+        if self.stop_after == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def network():
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def numbers(module):
+    return [value.double().sum().item() for value in module.state_dict().values()]
+
+
+@dataclass
+class State:
+    """As argus and ignite keep it."""
+
+    iteration: int = 0
+    best: float = math.inf
+    losses: list = field(default_factory=list)
+    last: torch.Tensor = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    samples: int = 0
+
+
+class Argus(Stopping):
+    """Everything under names of its own, the step returns a dict, counters in dataclasses."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.nn_module, self.loss_fn = network(), nn.MSELoss()
+        self.optim = torch.optim.Adam(self.nn_module.parameters(), lr=0.01)
+        self.state, self.progress = State(), Progress()
+
+    def training_step(self):
+        self.nn_module.train()
+        self.optim.zero_grad()
+        x, y = self.batch
+        loss = self.loss_fn(self.nn_module(x), y)
+        loss.backward()
+        self.optim.step()
+        self.state.iteration += 1
+        self.state.losses.append(loss.detach())
+        self.state.last = loss.detach()
+        self.state.best = min(self.state.best, loss.item())
+        self.progress = replace(self.progress, samples=self.progress.samples + len(x))
+
+    def evaluate_batch(self, item):
+        pass
+
+    def what_counts(self):
+        state = self.state
+        total = torch.stack(state.losses).sum().item()
+        return state.iteration, state.best, total, state.last.item(), self.progress.samples, numbers(self.nn_module)
+
+
+class AverageMeter:
+    """From PyTorch's ImageNet example."""
+
+    def __init__(self, name):
+        self.name = name
+        self.reset()
+
+    def reset(self):
+        self.sum = self.count = 0.0
+        self.avg = None
+
+    def update(self, value, n):
+        self.sum, self.count = self.sum + value * n, self.count + n
+        self.avg = self.sum / self.count
+
+
+class ImageNet(Stopping):
+    """Meters of its own, learning rate by the epoch's number and by a factor that it keeps, records in arrays."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.meters = {"loss": AverageMeter("loss"), "others": [AverageMeter("a"), AverageMeter("b")]}
+        self.args = SimpleNamespace(lr=0.05, patience=0)
+        self.best = math.inf
+        self.confusion, self.window = np.zeros((2, 2), dtype=np.int64), collections.deque(maxlen=4)
+
+    def on_train_epoch_start(self):
+        self.meters["loss"].reset()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.args.lr * 0.9**self.epoch
+
+    def training_step(self):
+        super().training_step()
+        loss = self.loss.item()
+        self.meters["loss"].update(loss, len(self.inputs))
+        self.meters["others"][self.step % 2].update(loss, 1)
+        self.window.append(loss)
+        self.confusion[self.step % 2, int(loss > 1)] += 1
+        if self.meters["loss"].avg > sum(self.window) / len(self.window):
+            self.args.lr *= 0.99
+            self.args.patience += 1
+
+    def on_epoch_end(self):
+        self.best = min(self.best, self.epoch_metrics["valid"]["loss"])
+
+    def what_counts(self):
+        meters = [self.meters["loss"], *self.meters["others"]]
+        return (
+            *(vars(meter).copy() for meter in meters),
+            *(vars(self.args).copy(), self.best, self.confusion.tolist(), list(self.window), numbers(self.model)),
+        )
+
+
+class Averages(Stopping):
+    """Moving averages by hand, in each way in which people write them, tested on one of them."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.frozen = copy.deepcopy(self.model).requires_grad_(False)
+        self.shadow = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.helper = Helper(self.model)
+        self.features = network().requires_grad_(False)  # never changes
+
+    def optimizer_step(self):
+        super().optimizer_step()
+        for old, new in zip(self.frozen.parameters(), self.model.parameters(), strict=True):
+            old.data.mul_(0.9).add_(new.data, alpha=0.1)
+        for name, value in self.model.named_parameters():
+            self.shadow[name] = 0.9 * self.shadow[name] + 0.1 * value.detach()
+        self.helper.update()
+
+    def evaluate_batch(self, item):
+        self.loss = self.criterion(self.frozen(self.inputs), self.targets)
+
+    def what_counts(self):
+        shadow = [value.sum().item() for value in self.shadow.values()]
+        return numbers(self.frozen), shadow, numbers(self.helper.average), self.helper.updates, numbers(self.model)
+
+
+class Helper:
+    """An average as timm and YOLO keep it: an object with a copy of the model, the model itself, and a scheduler."""
+
+    def __init__(self, model):
+        self.model, self.average, self.updates = model, copy.deepcopy(model).requires_grad_(False), 0
+        self.optimizer = torch.optim.SGD(self.average.parameters(), lr=1.0)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.9)
+
+    def update(self):
+        self.updates += 1
+        with torch.no_grad():
+            for old, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                old.lerp_(new, 0.1 * self.scheduler.get_last_lr()[0])
+        self.optimizer.step()
+        self.scheduler.step()
+
+
+class Gan(Stopping):
+    """Two networks and optimizers in attributes, a pool of old images, steps in turn, noise of its own generator."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.net_g, self.net_d = nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+        self.opt_g = torch.optim.Adam(self.net_g.parameters(), lr=0.01)
+        self.opt_d = torch.optim.Adam(self.net_d.parameters(), lr=0.01)
+        self.schedulers = [torch.optim.lr_scheduler.StepLR(o, 5, 0.5) for o in (self.opt_g, self.opt_d)]
+        self.noise, self.choose = torch.Generator().manual_seed(3), np.random.default_rng(3)
+        self.pool, self.totals = [], {"g": torch.zeros(()), "d": torch.zeros(())}
+
+    def training_step(self):
+        fake = self.net_g(torch.randn(len(self.inputs), 2, generator=self.noise))
+        self.pool.append(fake.detach())
+        old = self.pool[self.choose.integers(len(self.pool))]
+        loss_d = self.net_d(old).mean() - self.net_d(self.inputs).mean()
+        self.opt_d.zero_grad()
+        loss_d.backward()
+        self.opt_d.step()
+        loss_g = -self.net_d(fake).mean()
+        self.opt_g.zero_grad()
+        loss_g.backward()
+        self.opt_g.step()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.totals["g"] += loss_g.detach()
+        self.totals["d"] += loss_d.detach()
+
+    def evaluate_batch(self, item):
+        pass
+
+    def what_counts(self):
+        totals = {name: value.item() for name, value in self.totals.items()}
+        return totals, len(self.pool), self.schedulers[0].get_last_lr(), numbers(self.net_g), numbers(self.net_d)
+
+
+class Farabio(Stopping):
+    """Batches by an iterator of its own, weights by files of its own, sums reset in its hooks."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.train_losses, self.best_loss = [], float("inf")
+
+    def on_train_epoch_start(self):
+        self.running, self.train_epoch_iter = 0, enumerate(self.train_loader)
+
+    def on_start_training_batch(self, args):
+        self.number, (x, y) = args
+        self.images, self.labels = x.to(self.device), y.to(self.device)
+
+    def training_step(self):
+        self.optimizer.zero_grad()
+        self.outputs = self.model(self.images)
+        self.loss = self.criterion(self.outputs, self.labels)
+        self.loss.backward()
+        self.optimizer.step()
+        self.running += self.loss.item() * len(self.images)
+
+    def on_train_epoch_end(self):
+        self.train_losses.append(self.running / len(INPUTS))
+
+    def on_evaluate_epoch_start(self):
+        self.valid_epoch_iter, self.total = iter([(INPUTS, TARGETS)]), 0.0
+
+    def on_evaluate_batch_start(self, batch):
+        self.images, self.labels = batch
+
+    def evaluate_batch(self, batch):
+        self.total += self.criterion(self.model(self.images), self.labels).item()
+
+    def on_evaluate_epoch_end(self):
+        if self.total < self.best_loss:
+            self.best_loss = self.total
+            self.save_model()
+
+    def save_model(self):
+        torch.save({"state_dict": self.model.state_dict(), "epoch": self.epoch}, "mine.pth")
+
+    def what_counts(self):
+        return self.number, self.running, list(self.train_losses), self.best_loss, numbers(self.model)
+
+
+class Workers(ImageNet):
+    """Two workers, and a seed."""
+
+    def define_train_attr(self):
+        self._seed = 5
+
+    def get_trainloader(self):
+        super().get_trainloader()
+        self.train_loader = DataLoader(Augmented(), batch_size=3, shuffle=True, num_workers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Argus, ImageNet, Averages, Gan, Farabio, Workers])
+def test_stopped_after_any_step(kind):
+    whole = whole_run(kind)
+    assert len(whole.seen) == EPOCHS * BATCHES
+    for where in (1, 5, 8) if kind is Workers else range(1, EPOCHS * BATCHES):
+        shutil.rmtree("stopped", ignore_errors=True)
+        stopped_run(kind, where)
+        torch.manual_seed(99)
+        resumed = kind({"_logdir": "stopped"})
+        resumed.train(resume=True)
+        assert resumed.seen == whole.seen, where
+        histories = [[{**entry, "seconds": 0} for entry in trainer.history] for trainer in (whole, resumed)]
+        assert histories[0] == histories[1]
+
+
+def test_a_network_that_never_changes_is_in_no_checkpoint():
+    trainer = stopped_run(Averages, 2)
+    saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]
+    assert "frozen" in saved["components"] and "features" not in saved["components"]
+
+
+class Odd(Averages):
+    """Keeps what no file can hold."""
+
+    def define_data_attr(self):
+        self.numbers, self.names = itertools.count(), np.array(["a"], dtype=object)
+
+    def on_train_epoch_start(self):
+        self.batches = iter(self.train_loader)
+
+    def optimizer_step(self):
+        super().optimizer_step()
+        self.names = np.array(["b", next(self.numbers)], dtype=object)
+
+
+def test_what_cannot_be_stored_is_said_once(capsys):
+    trainer = Odd({"_verbose": True, "_num_epochs": 2})
+    trainer.train()
+    said = "not in the checkpoints: self.batches (an iterator), self.names (a ndarray), self.numbers (an iterator);"
+    out = capsys.readouterr().out
+    assert out.count(said) == 1 and out.count("not in the checkpoints") == 1
+    Averages({"_verbose": True}).train()
+    assert "not in the checkpoints" not in capsys.readouterr().out
+
+
+def test_large_tensors_are_state_where_they_were_there_before_and_have_changed(monkeypatch):
+    class Bank(Averages):
+        def define_data_attr(self):
+            self.bank, self.data = torch.zeros(50), {"images": torch.zeros(50)}
+            self.both = SimpleNamespace(images=np.zeros(50), seen=0)
+
+        def optimizer_step(self):
+            super().optimizer_step()
+            self.bank[self.step] = 1.0
+            self.both.seen += 1
+            self.images = torch.zeros(50)  # a batch
+
+    monkeypatch.setattr(owned, "LARGEST", 40)
+    trainer = stopped_run(Bank, 2)
+    saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
+    assert "bank" in saved and not {"data", "images"} & set(saved)
+    assert saved["both"]["fields"] == [["seen", {"plain": 2}]]
