@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from . import checkpoint, components, distributed, owned, positions, rng, stepping
+from . import checkpoint, components, distributed, owned, positions, rng, shards, stepping
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
@@ -71,7 +71,7 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "best": list(state.best) if state.best is not None else None,
             "history": plain(state.history, "history"),  # all of it: hooks may add to any entry
             "components": {
-                name: {"class": type(part).__qualname__, "state": plain(_state_dict(part), name)}
+                name: {"class": _class_name(part), "state": plain(_state_dict(part), name)}
                 for name, part in _components(trainer).items()
             },
             "callbacks": _callbacks(trainer),
@@ -109,11 +109,12 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
 def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, and what it has measured."""
     state = trainer._run_state
+    callbacks, _ = shards.taken_out(_callbacks(trainer), "/run/callbacks")  # state_of has their tensors
     return {
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
-        "callbacks": _callbacks(trainer),
+        "callbacks": callbacks,
     }
 
 
@@ -157,6 +158,11 @@ def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
 def _packed(state: dict[str, Any]) -> dict[str, Any]:
     # One that came from a checkpoint is packed already.
     return state if isinstance(state["python"], list) else rng.packed(state)
+
+
+def _class_name(part: Any) -> str:
+    inside = components.unwrap(part) if isinstance(part, nn.Module) else part
+    return shards.class_of(inside).__qualname__
 
 
 def _state_dict(part: Any) -> Any:
@@ -380,9 +386,9 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any]) -> None:
     for name, part in there.items():
         if name in saved:
             then, values = saved[name]["class"], saved[name]["state"]
-            if then != type(part).__qualname__:
+            if then != _class_name(part):
                 raise CheckpointError(
-                    f"self.{name} was a {then} when the checkpoint was written, now it is a {type(part).__qualname__}. "
+                    f"self.{name} was a {then} when the checkpoint was written, now it is a {_class_name(part)}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
             _load_component(name, part, values)
@@ -392,6 +398,8 @@ def _load_component(name: str, part: Any, values: Any) -> None:
     if isinstance(part, nn.Module):
         components.load_model_state(part, values, f"the checkpoint, for self.{name},")
         return
+    # A copy: an optimizer takes the tensors that it is given, and changes them.
+    values = copy.deepcopy(values)
     if isinstance(part, torch.optim.Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
         for index, entry in values["state"].items():
@@ -403,9 +411,9 @@ def _load_component(name: str, part: Any, values: Any) -> None:
                         f"self.{name}: the checkpoint's {key!r} for parameter {index} has the shape "
                         f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
                     )
+                entry[key] = shards.like(value, parameters[index])
     try:
-        # A copy: an optimizer takes the tensors that it is given, and changes them.
-        part.load_state_dict(copy.deepcopy(values))
+        part.load_state_dict(values)
         if isinstance(part, torch.optim.Optimizer):
             # Or its scheduler warns, where it moves before the next step.
             part._opt_called = True  # type: ignore[attr-defined]
@@ -654,4 +662,5 @@ def _read(path: Path) -> dict[str, Any]:
     found = checkpoint.read(path)
     if "run" not in found:
         raise CheckpointError(f"{path} holds weights alone, from which no run can go on; load them: load_model(path).")
+    shards.check_folder(found, path)
     return found
