@@ -379,7 +379,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         load(trainer, state.run.best)
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
-            checkpoint.save(shards.whole(components.model_state(components.model_of(trainer))), state.run.weights)
+            checkpoint.save(shards.whole_state(components.model_state(components.model_of(trainer))), state.run.weights)
         pictures.draw_run(trainer)
     closing = []
     if state.best is not None:

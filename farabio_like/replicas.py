@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import components, distributed, shards
 from .errors import ConfigError
+from .forwarding import Forwarded
 from .meeting import Meetings
 
 if TYPE_CHECKING:
@@ -99,36 +100,8 @@ class Replica(DistributedDataParallel):
                 raise
         found = getattr(module, name)
         if isinstance(found, MethodType) and found.__self__ is module:
-            return _Forwarded(self, found)
+            return Forwarded(self, found)
         return found
-
-
-class _Forwarded:
-    """A method of the module inside, run by the wrapper's forward."""
-
-    def __init__(self, replica: Replica, method: MethodType) -> None:
-        self.replica = replica
-        self.method = method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module, method = self.replica.module, self.method
-        own = module.__dict__.get("forward")
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            restore()
-            return method(*args, **kwargs)
-
-        def restore() -> None:
-            module.__dict__.pop("forward", None)
-            if own is not None:
-                module.__dict__["forward"] = own
-
-        module.__dict__["forward"] = forward
-        try:
-            return self.replica(*args, **kwargs)
-        finally:
-            if module.__dict__.get("forward") is forward:
-                restore()
 
 
 def _weighted_sum(replica: Replica, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -144,9 +117,10 @@ def _first(future: Any) -> Any:
 
 
 def replicate(trainer: "ConvnetTrainer") -> None:
-    """Wrap every module of a trainer that learns, or put it in shards, and give the others rank 0's values; what is wrapped stays.
+    """Wrap every module of a trainer that learns, or put it in shards, and give the others rank 0's values.
 
-    Called after the model is built, and before every epoch, for what hooks have built since.
+    What is wrapped, or in shards, stays. Called after the model is built, and before every epoch, for what hooks have
+    built since.
 
     Raises
     ------

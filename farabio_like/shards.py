@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, distributed
 from .errors import CheckpointError, ConfigError
+from .forwarding import forward_methods
 
 if TYPE_CHECKING:
     from .replicas import Ranks
@@ -54,18 +55,22 @@ def like(value: Any, target: Any) -> Any:
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
-def whole(value: Any) -> Any:
-    """Return tensors in shards, alone or in dicts, as whole ones; all ranks have to call it.
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with the parts of all ranks, which all have to call it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
-    Those of a dict are on the CPU of rank 0, the others have nothing of them: the model may be too large.
+
+def whole_state(state: Any) -> Any:
+    """Return a ``state_dict``, or a dict of them, with whole tensors for rank 0 to write; all ranks have to call it.
+
+    They are gathered one by one, and on the CPU: the device may have no room for all. The other ranks keep none.
     """
-    if isinstance(value, Mapping):
-        found = {key: whole(part) for key, part in value.items()}
-        return {
-            key: (part.cpu() if distributed.is_main() else torch.empty(0)) if is_sharded(value[key]) else part
-            for key, part in found.items()
-        }
-    return value.full_tensor() if is_sharded(value) else value
+    if isinstance(state, Mapping):
+        return {key: whole_state(part) for key, part in state.items()}
+    if not is_sharded(state):
+        return state
+    gathered = whole(state)
+    return gathered.cpu() if distributed.is_main() else torch.empty(0)
 
 
 # ---------------------------------------------------------------- modules
@@ -106,13 +111,13 @@ def make_mesh(trainer: ConvnetTrainer) -> Any:
 
 
 def is_module(module: Any) -> bool:
-    """Return whether a module is in shards."""
-    return isinstance(module, nn.Module) and hasattr(module, "set_requires_gradient_sync")  # an FSDPModule
+    """Return whether a module is in shards: all of it is, or nothing."""
+    return isinstance(module, nn.Module) and is_sharded(next(module.parameters(), None))
 
 
 def class_of(module: Any) -> type:
     """Return the class of a module before it was put in shards: PyTorch makes a new one of it."""
-    return type(module).__mro__[2] if is_module(module) else type(module)
+    return type(module).__mro__[2] if hasattr(module, "set_requires_gradient_sync") else type(module)
 
 
 def shard(trainer: ConvnetTrainer, ranks: Ranks, name: str, module: nn.Module) -> nn.Module:
@@ -136,12 +141,15 @@ def shard(trainer: ConvnetTrainer, ranks: Ranks, name: str, module: nn.Module) -
         dist.broadcast(tensor.detach(), src=0)
     before = dict(module.named_parameters(remove_duplicate=False))
     roots = _roots(module)
+    for root in roots:
+        forward_methods(root)
     for unit in [*(unit for root in roots for unit in _units(root)), *roots]:
-        fully_shard(unit, mesh=ranks.mesh, reshard_after_forward=True)
+        # The rest too is dropped after each forward pass: nobody has to know whether one has been made.
+        sharded = fully_shard(unit, mesh=ranks.mesh, reshard_after_forward=True)
         # Summed, not averaged: each rank counts by its share of the samples.
-        unit.set_gradient_divide_factor(1.0)
-        unit.set_force_sum_reduction_for_comms(True)
-        unit.set_custom_reduce_scatter(_WeightedSum(ranks))
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+        sharded.set_custom_reduce_scatter(_WeightedSum(ranks))  # type: ignore[arg-type]
     module.to(trainer.device)  # buffers
     after = dict(module.named_parameters(remove_duplicate=False))
     new: dict[int, nn.Parameter] = {}
@@ -208,6 +216,11 @@ def _replace(trainer: ConvnetTrainer, new: Mapping[int, nn.Parameter]) -> None:
         for optimizer in parts:
             if not hasattr(optimizer, "param_groups"):
                 continue
+            if isinstance(optimizer, torch.optim.LBFGS):
+                raise ConfigError(
+                    f"{type(trainer).__name__}: LBFGS and _strategy = 'fsdp' do not go together: it makes one vector "
+                    "of all parameters. Take another optimizer."
+                )
             for group in optimizer.param_groups:
                 group["params"][:] = [new.get(id(p), p) for p in group["params"]]
             for old in [p for p in optimizer.state if id(p) in new]:
@@ -281,24 +294,31 @@ def put_down(saved: dict[str, Any], beside: Path) -> dict[str, Any]:
     from torch.distributed import checkpoint as dcp
 
     rest, tensors = taken_out(saved)
+    same = distributed.from_main(lambda: _twice(tensors))
     folder = Path(distributed.from_main(lambda: str(_new_folder(beside, saved["step"]))))
     try:
         writer = dcp.FileSystemWriter(str(folder))
-        dcp.save(dict(tensors), storage_writer=writer, process_group=distributed.control())
+        dcp.save(
+            {name: tensors[name] for name in tensors if name not in same},
+            storage_writer=writer,
+            process_group=distributed.control(),
+        )
         names = [path.name for path in folder.iterdir()]
         own = [name for name in names if name.startswith(f"__{distributed.rank()}_") or _is_metadata(name)]
         digests = {name: [(folder / name).stat().st_size, _digest(folder / name)] for name in own}
         if distributed.is_main():
             checkpoint.sync_folder(folder)
             checkpoint.sync_folder(beside)
-        reason = None
-    except (dcp.CheckpointException, OSError) as error:
-        digests, reason = {}, str(error).strip().splitlines()[-1]
-    written = distributed.gather_objects((digests, reason))
-    problems = {rank: reason for rank, (_, reason) in enumerate(written) if reason is not None}
+        problems = {}
+    except dcp.CheckpointException as error:
+        digests, problems = {}, {rank: str(reason) for rank, (reason, _) in error.failures.items()}
+    except OSError as error:
+        digests, problems = {}, {distributed.rank(): str(error)}
+    written = distributed.gather_objects((digests, problems))
+    for _, of_rank in written:
+        problems |= of_rank
     if problems:
-        if distributed.is_main():
-            shutil.rmtree(folder, ignore_errors=True)
+        distributed.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         size = sum(local(tensor).nbytes for tensor in tensors.values())
         rank, reason = next(iter(problems.items()))
         raise CheckpointError(
@@ -306,7 +326,19 @@ def put_down(saved: dict[str, Any], beside: Path) -> dict[str, Any]:
             f"{checkpoint.free_bytes(folder)} bytes are free. The older checkpoints are untouched."
         )
     files = {name: entry for digests, _ in written for name, entry in digests.items()}
-    return {**rest, "shards": {"folder": folder.name, "files": files}}
+    return {**rest, "shards": {"folder": folder.name, "files": files, "same": same}}
+
+
+def _twice(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of tensors that an earlier one shares its memory with, and the name of that."""
+    first: dict[Any, str] = {}
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        part = local(tensor)
+        other = first.setdefault((part.data_ptr(), part.dtype, part.stride(), tensor.shape), name)
+        if other != name:
+            found[name] = other
+    return found
 
 
 def _new_folder(beside: Path, step: int) -> Path:
@@ -378,7 +410,7 @@ def filled(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> dict[s
 
     mesh = trainer._run_state.ranks.mesh if trainer._run_state.ranks is not None else None
     tensors: dict[str, Tensor] = {}
-    tree = _put_in(saved, mesh, tensors)
+    tree = _put_in(saved, mesh, saved["shards"]["same"], tensors)
     folder = path.with_name(saved["shards"]["folder"])
     try:
         with warnings.catch_warnings():
@@ -390,10 +422,10 @@ def filled(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> dict[s
     return tree
 
 
-def _put_in(value: Any, mesh: Any, tensors: dict[str, Tensor]) -> Any:
+def _put_in(value: Any, mesh: Any, same: Mapping[str, str], tensors: dict[str, Tensor]) -> Any:
     """Return plain data with an empty tensor for each reference, the same one for the same name."""
     if isinstance(value, Mapping) and _KEY in value:
-        name = value[_KEY]
+        name = same.get(value[_KEY], value[_KEY])
         if name not in tensors and mesh is not None:
             from torch.distributed import tensor
 
@@ -403,9 +435,9 @@ def _put_in(value: Any, mesh: Any, tensors: dict[str, Tensor]) -> Any:
             tensors[name] = torch.empty(value["shape"], dtype=value["dtype"])
         return tensors[name]
     if isinstance(value, Mapping):
-        return {key: _put_in(part, mesh, tensors) for key, part in value.items()}
+        return {key: _put_in(part, mesh, same, tensors) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_put_in(part, mesh, tensors) for part in value)
+        return type(value)(_put_in(part, mesh, same, tensors) for part in value)
     return value
 
 
