@@ -136,7 +136,7 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         if distributed.rank():  # not the same dropout on every rank
             torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
     own = vars(trainer)
-    covered = {id(p) for part in _learning(own) for p in part.parameters()}
+    covered = {id(p) for part in _parallel(own) for p in part.parameters()}
     # The model first: another attribute may be a part of it.
     for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
         value = own[name]
@@ -153,7 +153,7 @@ def replicate(trainer: "ConvnetTrainer") -> None:
     _check_optimizers(trainer, covered)
 
 
-def _learning(own: dict[str, Any]) -> list[nn.Module]:
+def _parallel(own: dict[str, Any]) -> list[nn.Module]:
     """Return the modules that are replicas, or in shards."""
     found: list[nn.Module] = []
     for value in own.values():
@@ -209,7 +209,7 @@ def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
     assert ranks is not None
     if not weigh:
         ranks.weight = 1.0  # each loss of a window was weighted by itself
-    for module in _learning(vars(trainer)):
+    for module in _parallel(vars(trainer)):
         # Gradients in shards are summed each time: gathered whole, they would take the memory that shards save.
         if isinstance(module, Replica):
             module.require_backward_grad_sync = closes
@@ -226,7 +226,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:
     """Give all ranks the same buffers: the mean of the ranks' batch statistics, else those of rank 0."""
-    for module in map(components.unwrap, _learning(vars(trainer))):
+    for module in map(components.unwrap, _parallel(vars(trainer))):
         averaged = {
             id(buffer)
             for part in module.modules()

@@ -109,12 +109,11 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
 def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, and what it has measured."""
     state = trainer._run_state
-    callbacks, _ = shards.taken_out(_callbacks(trainer), "/run/callbacks")  # state_of has their tensors
     return {
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
-        "callbacks": callbacks,
+        "callbacks": _callbacks(trainer),
     }
 
 

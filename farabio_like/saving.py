@@ -54,7 +54,7 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
         return
     state = trainer._run_state
     if shards.are_in(trainer):
-        if nonfinite.weights_are_finite(trainer):
+        if together and nonfinite.weights_are_finite(trainer):
             for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
                 _write_now(trainer, [path for path in paths if path.parent == folder])
         return
@@ -86,7 +86,8 @@ def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, A
     """Return the state of the run, with what each of several ranks has for itself where all of them call it."""
     saved = resume.state_of(trainer)
     if together and trainer._run_state.ranks is not None:
-        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        own, _ = shards.taken_out(resume.state_of_rank(trainer), "/run")  # the state has the same tensors
+        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(own))
     return saved
 
 

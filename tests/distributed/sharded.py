@@ -22,7 +22,7 @@ class Rich(Base):
     """Two units and a rest, tied weights, batch norm; accumulation, clipping, an average of the weights."""
 
     def define_train_attr(self):
-        self._accumulation_steps, self._clip_norm = 2, 0.5
+        self._accumulation_steps, self._clip_norm = int(os.environ.get("WINDOW", 2)), 0.5
         self.callbacks = [EMA(decay=0.8), GradientNorm()]
 
     def build_model(self):
