@@ -11,6 +11,8 @@ BENCH_STAMP = $(BENCH_VENV)/.installed
 
 # Further arguments, as in: make test PYTEST_ARGS="-x -k name"
 PYTEST_ARGS =
+# A process for each core; every one of them holds a PyTorch.
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 BENCH_ARGS =
 TORTURE_ARGS =
 
@@ -57,7 +59,7 @@ demo: $(STAMP) ## install everything into .venv and train on scikit-learn's digi
 	"$(BIN)/python" -u examples/digits.py
 
 test: $(STAMP) ## install everything into .venv and run the tests that are not slow
-	"$(BIN)/python" -m pytest -m "not slow" $(PYTEST_ARGS)
+	"$(BIN)/python" -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 # pytest's status 5, no test selected, is no failure here.
 test-slow: $(STAMP_ALL) ## run the slow tests

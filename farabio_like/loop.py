@@ -279,6 +279,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         stepping.end_pass(trainer)
     computed = means.compute()
     means["loss"].watch = None  # it holds the trainer
+    for metric in objects.metrics.keys() & computed.keys() - {"loss"}:
+        state.console.once(f"{metric} is what self.metrics[{metric!r}] computes, not the mean of batch_metrics")
     if ranks is None:
         trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
     else:

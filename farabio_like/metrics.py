@@ -158,7 +158,8 @@ class Mean:
         self.waiting: list[Tensor] = []  # tensors not yet folded, all of the same weight
         self.weight = 0
         self.folded = 0  # tensors
-        self.watch: Callable[[Tensor, int], None] | None = None  # sees what is folded, and how many were before
+        # Sees what is folded, its weighted sum, and how many were folded before.
+        self.watch: Callable[[Tensor, Tensor, int], None] | None = None
 
     def add_number(self, value: Any, samples: int) -> None:
         """Add a Python number."""
@@ -182,10 +183,10 @@ class Mean:
                 values = torch.stack(self.waiting)
             except RuntimeError:  # shapes () and (1,) mixed, or devices
                 values = torch.stack([value.reshape(()).to(device) for value in self.waiting])
-            if self.watch is not None:
-                self.watch(values, self.folded)
-            self.folded += len(self.waiting)
             folded = values.sum(dtype=dtype) * self.weight
+            if self.watch is not None:
+                self.watch(values, folded, self.folded)
+            self.folded += len(self.waiting)
             self.tensor = folded if self.tensor is None else self.tensor + folded.to(self.tensor.device)
             self.count += self.weight * len(self.waiting)
         self.waiting = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def check_loss(trainer: ConvnetTrainer) -> None:
         state.skipped = 0
 
 
-def check_losses(trainer: ConvnetTrainer, losses: Tensor, before: int) -> None:
+def check_losses(trainer: ConvnetTrainer, losses: Tensor, total: Tensor, before: int) -> None:
     """Report the first loss that is not finite among some that are folded, where looking costs nothing: on the CPU.
 
     Elsewhere `check_loss` finds it at the end of the epoch: until then nothing is read back.
@@ -79,6 +80,8 @@ def check_losses(trainer: ConvnetTrainer, losses: Tensor, before: int) -> None:
     trainer : ConvnetTrainer
     losses : Tensor
         One per step.
+    total : Tensor
+        Their weighted sum, finite only if all of them are.
     before : int
         How many were folded before in this epoch.
 
@@ -86,7 +89,7 @@ def check_losses(trainer: ConvnetTrainer, losses: Tensor, before: int) -> None:
     ------
     NonFiniteError
     """
-    if losses.device.type == "cpu":
+    if total.device.type == "cpu" and not math.isfinite(total.numpy()):
         values = losses.detach().double().flatten().numpy()
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):

@@ -192,7 +192,7 @@ def _components(trainer: ConvnetTrainer) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         value = vars(trainer).get(name)
-        if name in _NOT_COMPONENTS or isinstance(value, Tensor):
+        if name in _NOT_COMPONENTS or type(value) in _PLAIN or isinstance(value, Tensor):
             continue
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
         for where, part in (parts or dict(components.named(value, name))).items():
@@ -243,13 +243,15 @@ def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
 def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
     """Return the loaders whose generators belong to the state: the three, and those of a subclass's own."""
     usual = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
-    own = []
+    found: list[Any] = []
     for value in vars(trainer).values():
-        several = value.values() if type(value) is dict else value if type(value) in (list, tuple) else None
+        if isinstance(value, DataLoader):
+            found.append(value)
         # A long list holds data, no loaders; this runs in every epoch.
-        parts = (value,) if several is None else several if len(value) <= MOST_LOADERS else ()
-        own += [x for x in parts if isinstance(x, DataLoader) and not any(x is other for other in usual)]
-    return *usual, *own
+        elif type(value) in (dict, list, tuple) and len(value) <= MOST_LOADERS:
+            parts = value.values() if type(value) is dict else value
+            found += [part for part in parts if isinstance(part, DataLoader)]
+    return *usual, *(loader for loader in found if not any(loader is other for other in usual))
 
 
 def plain(value: Any, where: str) -> Any:
@@ -260,28 +262,58 @@ def plain(value: Any, where: str) -> Any:
     ConfigError
         For anything that ``torch.load(weights_only=True)`` would not read back.
     """
+    try:
+        return _plain(value)
+    except _NotPlainError:
+        where, part = next(_not_plain(value, where))
+        kind = type(part)
+        raise ConfigError(
+            f"the state of {where} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold; "
+            "expected tensors and plain data. Return such from state_dict()."
+        ) from None
+
+
+class _NotPlainError(Exception):
+    pass
+
+
+def _plain(value: Any) -> Any:
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, (torch.dtype, torch.device, torch.Size)):
+    if kind in _PLAIN:
         return value
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key if type(key) in _PLAIN else _plain(key): part if type(part) in _PLAIN else _plain(part)
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        parts = [part if type(part) in _PLAIN else _plain(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, Mapping):
-        return {_key(key, where): plain(part, f"{where}[{key!r}]") for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
-        return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+        return value
     if isinstance(value, (bool, int, float, str)):  # an enum, say
         return next(base(value) for base in (bool, int, float, str) if isinstance(value, base))
-    raise ConfigError(
-        f"the state of {where} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold; expected "
-        "tensors and plain data. Return such from state_dict()."
-    )
+    raise _NotPlainError
 
 
-def _key(key: Any, where: str) -> Any:
-    return key if type(key) in _PLAIN else plain(key, f"a key of {where}")
+def _not_plain(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield places and values of the parts that `_plain` cannot take: only an error needs to know them."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _not_plain(key, f"a key of {where}")
+            yield from _not_plain(part, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield from _not_plain(part, f"{where}[{index}]")
+    else:
+        try:
+            _plain(value)
+        except _NotPlainError:
+            yield where, value
 
 
 def storable(value: Any) -> Any:
@@ -637,7 +669,7 @@ def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
         }
     index = {"finished": bool(saved["run"]["finished"]), "files": files}
     with contextlib.suppress(OSError):
-        checkpoint.write_text(inner / INDEX, json.dumps(index, indent=1))
+        checkpoint.write_text(inner / INDEX, json.dumps(index))
 
 
 def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,8 @@ def _copy_code(owner: type, folder: Path) -> None:
     sources = set(own)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.endswith(".py"):
+        # Resolving the path of every installed module would take longer than the rest together.
+        if isinstance(file, str) and file.endswith(".py") and not _installed(Path(file)):
             path = Path(file).resolve()
             if _inside(path, homes) and not _installed(path) and path.is_file():
                 sources.add(path)
@@ -236,9 +238,13 @@ def _copy_code(owner: type, folder: Path) -> None:
 
 def _installed(path: Path) -> bool:
     # By name too: the packages of `pip install --user` and of other environments are in no path of sysconfig.
-    named = {"site-packages", "dist-packages"} & set(path.parts)
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or _inside(path, _library_folders())
+
+
+@cache
+def _library_folders() -> list[Path]:
     folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parent))
-    return bool(named) or _inside(path, [Path(folder).resolve() for folder in folders])
+    return [each for folder in folders for each in {Path(folder), Path(folder).resolve()}]
 
 
 def _inside(path: Path, folders: Any) -> bool:

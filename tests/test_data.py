@@ -621,7 +621,10 @@ def test_packed_sequences_move():
     assert data.batch_size(packed) == 2
 
 
-@pytest.mark.parametrize("leaf", ["text", b"bytes", 3, 2.5, True, None, Thing(), {1, 2}, range(3), len], ids=repr)
+LEAVES = ["text", b"bytes", 3, 2.5, True, None, Thing(), {1, 2}, range(3), len]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: type(leaf).__name__)
 def test_anything_else_is_passed_on_unchanged(leaf):
     assert data.move(leaf, META) is leaf
     assert data.move([leaf, one()], META)[0] is leaf

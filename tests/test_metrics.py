@@ -25,7 +25,11 @@ def mean_of(pairs, name="loss"):
     return means.compute()[name]
 
 
-@pytest.mark.parametrize("make", [float, torch.tensor, np.float32, lambda v: torch.tensor([v])], ids=repr)
+@pytest.mark.parametrize(
+    "make",
+    [float, torch.tensor, np.float32, lambda v: torch.tensor([v])],
+    ids=["float", "tensor", "numpy", "tensor of one"],
+)
 def test_the_running_mean_after_every_batch(make):
     means = RunningMeans()
     running = []
@@ -381,6 +385,18 @@ def test_one_metric_object_and_a_collection():
     hits = (one.model(LOGITS).argmax(1) == LABELS).float().mean().item()
     assert without_loss(one.evaluate_epoch()) == {"metric": pytest.approx(hits)}
     assert set(without_loss(collection.evaluate_epoch())) == {"a", "b"}
+
+
+def test_where_a_batch_metric_has_the_name_of_an_object_the_object_counts_and_it_is_said(capsys):
+    class Both(Classes):
+        def on_evaluate_batch_end(self):
+            self.batch_metrics["auc"] = 7.0
+
+    trainer = Both({"_verbose": True})
+    outputs = trainer.model(LOGITS).detach()
+    expected = torchmetrics.AUROC(task="multiclass", num_classes=3)(outputs, LABELS).item()
+    assert trainer.evaluate_epoch()["auc"] == trainer.evaluate_epoch()["auc"] == pytest.approx(expected)
+    assert capsys.readouterr().out.count("auc is what self.metrics['auc'] computes") == 1
 
 
 def test_targets_of_an_own_hook_are_used():
