@@ -55,6 +55,11 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if launched() else 0
 
 
+def starts_again() -> bool:
+    """Return whether ``torchrun`` will restart its processes after a failure."""
+    return launched() and restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+
+
 def job() -> str | None:
     """Return what ``torchrun`` calls this job, the same after a restart."""
     return os.environ.get("TORCHELASTIC_RUN_ID") if launched() else None
@@ -162,6 +167,15 @@ def gather_objects(value: T) -> list[T]:
         return [value]
     found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value, group=_control)
+    return found
+
+
+def gather_on_main(value: T) -> list[T]:
+    """Return the value of every rank, by rank, on rank 0 alone, nothing on the others; all ranks have to call it."""
+    if not several():
+        return [value]
+    found: list[Any] = [None] * world_size() if is_main() else []
+    dist.gather_object(value, found or None, dst=0, group=_control)
     return found
 
 

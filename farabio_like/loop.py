@@ -27,6 +27,7 @@ from . import (
     nonfinite,
     prefetch,
     reduction,
+    replicas,
     resume,
     saving,
     sharding,
@@ -173,8 +174,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         where = "get_testloader" if name == "test" else "get_trainloader"
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     training = name == "train"
-    if training and resume.trained_already(trainer):
-        return
+    if training:
+        if resume.trained_already(trainer):
+            return
+        replicas.replicate(trainer)
     means = RunningMeans()
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
@@ -277,6 +280,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             bar.close()
     if stepping is not None:
         stepping.end_pass(trainer)
+    if training and ranks is not None:
+        replicas.check_weights(trainer)
     computed = means.compute()
     means["loss"].watch = None  # it holds the trainer
     for metric in objects.metrics.keys() & computed.keys() - {"loss"}:

@@ -26,7 +26,6 @@ from . import (
     meeting,
     nonfinite,
     pictures,
-    replicas,
     resume,
     rundir,
     saving,
@@ -189,7 +188,6 @@ def _leave_stage(trainer: ConvnetTrainer) -> None:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
-    replicas.replicate(trainer)
     state.epoch_started = perf_counter()
     state.left_early = False
     state.scheduler_marks = [_position(scheduler) for scheduler in _schedulers(trainer)]

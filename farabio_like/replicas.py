@@ -4,6 +4,7 @@ Those of which each rank has a part only are made in `farabio_like.shards`.
 """
 
 # No postponed annotations here: DistributedDataParallel looks at those of its communication hook.
+import math
 from collections.abc import MutableMapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from . import components, distributed, shards
-from .errors import ConfigError
+from .errors import ConfigError, HookError
 from .forwarding import Forwarded
 from .meeting import Meetings
 
@@ -79,17 +80,42 @@ class Replica(DistributedDataParallel):
     module : nn.Module
     ranks : Ranks
     device : torch.device
+    in_parts : bool
+        A backward pass may reach some of its parameters only, as those of a GAN in one module do.
     """
 
-    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:
-        self._build(module, device)
-        self.ranks = ranks
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, in_parts: bool) -> None:
+        self._build(module, device, in_parts, init_sync=True)
+        vars(self)["ranks"] = ranks
 
-    def _build(self, module: nn.Module, device: torch.device) -> None:
-        super().__init__(module, device_ids=[device.index] if device.type == "cuda" else None)
+    def _build(self, module: nn.Module, device: torch.device, in_parts: bool, init_sync: bool) -> None:
+        super().__init__(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=in_parts,
+            init_sync=init_sync,
+        )
         # Not in every forward pass, which evaluations and several passes per step could not bear: see sync_buffers.
         self.broadcast_buffers = False
         self.register_comm_hook(self, _weighted_sum)
+        self.learning = _learning(module)
+
+    def follow_module(self) -> None:
+        """Average the gradients of the parameters that learn now: some may have been frozen or replaced since."""
+        learning = _learning(self.module)
+        if learning != self.learning and any(learning.values()):
+            as_module = {name: vars(self)[name] for name in vars(nn.Module())}  # its hooks and flag
+            replaced = learning.keys() != self.learning.keys()
+            self._build(self.module, self.device, self.find_unused_parameters, init_sync=replaced)
+            vars(self).update(as_module)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Give the module inside what a script sets of it, once this is built: its forward looks there."""
+        from_outside = "learning" in vars(self) and name not in vars(self) and name != "module"
+        if from_outside and (isinstance(value, (nn.Module, nn.Parameter)) or hasattr(self.module, name)):
+            setattr(self.module, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -102,6 +128,11 @@ class Replica(DistributedDataParallel):
         if isinstance(found, MethodType) and found.__self__ is module:
             return Forwarded(self, found)
         return found
+
+
+def _learning(module: nn.Module) -> dict[int, bool]:
+    """Return which parameters there are, and which of them learn."""
+    return {id(parameter): parameter.requires_grad for parameter in module.parameters()}
 
 
 def _weighted_sum(replica: Replica, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -119,8 +150,8 @@ def _first(future: Any) -> Any:
 def replicate(trainer: "ConvnetTrainer") -> None:
     """Wrap every module of a trainer that learns, or put it in shards, and give the others rank 0's values.
 
-    What is wrapped, or in shards, stays. Called after the model is built, and before every epoch, for what hooks have
-    built since.
+    What is wrapped, or in shards, stays. Called after the model is built, and before the batches of every epoch, for
+    what hooks have built or frozen since.
 
     Raises
     ------
@@ -136,6 +167,8 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         if distributed.rank():  # not the same dropout on every rank
             torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
     own = vars(trainer)
+    for replica in _replicas(own):
+        replica.follow_module()
     covered = {id(p) for part in _parallel(own) for p in part.parameters()}
     # The model first: another attribute may be a part of it.
     for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
@@ -160,6 +193,10 @@ def _parallel(own: dict[str, Any]) -> list[nn.Module]:
         parts = value.values() if isinstance(value, MutableMapping) else value if isinstance(value, list) else [value]
         found += [part for part in parts if isinstance(part, Replica) or shards.is_module(part)]
     return found
+
+
+def _replicas(own: dict[str, Any]) -> list[Replica]:
+    return [part for part in _parallel(own) if isinstance(part, Replica)]
 
 
 def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
@@ -187,15 +224,21 @@ def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Modu
     if ranks.mesh is not None:
         module = shards.shard(trainer, ranks, name, module)
     else:
-        module = Replica(module.to(trainer.device), ranks, trainer.device)
+        optimizers = [_held(optimizer) for optimizer in components.each(trainer.optimizer)]
+        in_parts = sum(any(id(p) in held for p in parameters) for held in optimizers) > 1
+        module = Replica(module.to(trainer.device), ranks, trainer.device, in_parts)
     covered.update(id(p) for p in module.parameters())
     return module
 
 
+def _held(optimizer: Any) -> set[int]:
+    """Return the identities of the parameters of an optimizer."""
+    return {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+
+
 def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
-        held = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
-        stray = sum(id(p) not in covered for p in held)
+        stray = len(_held(optimizer) - covered)
         if stray:
             raise ConfigError(
                 f"{type(trainer).__name__}: {stray} parameters of {where} are in no module of this trainer, so the "
@@ -222,6 +265,28 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+
+def check_weights(trainer: "ConvnetTrainer") -> None:
+    """After a training pass: compare the weights of all ranks. All of them have to call it.
+
+    Raises
+    ------
+    HookError
+        Where they have drifted apart, because some gradients were never averaged.
+    """
+    named = [pair for replica in _replicas(vars(trainer)) for pair in replica.module.named_parameters()]
+    norms = torch._foreach_norm([p.detach() for _, p in named]) if named else []
+    everywhere = distributed.gather_objects([norm.item() for norm in norms])
+    for (name, _), *of_ranks in zip(named, *everywhere, strict=True):
+        # Not to the last bit, which different kinds of GPU may compute differently.
+        if all(math.isfinite(norm) for norm in of_ranks) and max(of_ranks) - min(of_ranks) > 1e-5 * max(of_ranks):
+            raise HookError(
+                f"{type(trainer).__name__}: after epoch {trainer._epoch} the ranks have different weights, first in "
+                f"{name}: its gradients were not averaged. If training_step calls a part of the model, "
+                "self.model.decoder(x) say, write a method of the model that does it, and call that, or make "
+                "self.model a dict of its parts. Freeze and unfreeze parameters in on_train_epoch_start, not later."
+            )
 
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:

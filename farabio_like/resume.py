@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from . import checkpoint, components, distributed, owned, positions, rng, shards, stepping
 from .callbacks import base as events
+from .callbacks.metric import MetricCallback
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
@@ -107,13 +108,14 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
 
 
 def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return what each of several ranks has for itself: random numbers, and what it has measured."""
+    """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
     state = trainer._run_state
     return {
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": state.objects.state_dict() if state.objects is not None else {},
         "callbacks": _callbacks(trainer),
+        "stepping": plain(stepping.state_dict(trainer), "stepping"),
     }
 
 
@@ -125,27 +127,40 @@ def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
     ]
 
 
-def _own_part(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint as this rank needs it: with its own random numbers and measurements.
+def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint as this rank needs it: with its own random numbers, gradients and measurements.
 
-    Where there were more or fewer ranks, the first one takes over what all of them had measured in the epoch.
+    Where there were more or fewer ranks, the first one takes over what all of them had gathered in the epoch; what
+    callbacks other than metrics know is the same for all.
     """
     run = saved["run"]
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
+    parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
     ranks, rank = distributed.world_size(), distributed.rank()
     if len(parts) == ranks:
         own = parts[rank]
-    elif rank:
-        own = {"rng": None, "means": {}, "objects": {}, "callbacks": []}
     else:
-        own = {**parts[0], "means": merged_means([part.get("means", {}) for part in parts])}
+        merged = stepping.merged([part["stepping"] for part in parts], empty=rank > 0)
+        if rank:
+            there = parts[0].get("callbacks", run["callbacks"])
+            measuring = {
+                type(callback).__name__
+                for callback in components.each(trainer.callbacks, list, tuple)
+                if isinstance(events.innermost(callback), MetricCallback)
+            }
+            callbacks = [entry for entry in there if entry[0] not in measuring]
+            own = {"rng": None, "means": {}, "objects": {}, "callbacks": callbacks, "stepping": merged}
+        else:
+            means = merged_means([part.get("means", {}) for part in parts])
+            own = {**parts[0], "means": means, "stepping": merged}
     epoch = run["epoch"]
     if epoch is not None:
         epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
         if rank:
             epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
     callbacks = own.get("callbacks", run["callbacks"])
-    return {**saved, "run": {**run, "rng": own["rng"], "epoch": epoch, "callbacks": callbacks}}
+    taken = {"rng": own["rng"], "epoch": epoch, "callbacks": callbacks, "stepping": own["stepping"]}
+    return {**saved, "run": {**run, **taken}}
 
 
 def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -334,6 +349,7 @@ def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "farabio_like": __version__,
+        "processes": distributed.world_size(),
         "batch size": getattr(trainer.train_loader, "batch_size", None),
         "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
     }
@@ -358,7 +374,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state, run = trainer._run_state, saved["run"]
     if saved["class"] != type(trainer).__qualname__:
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved = _own_part(saved)
+    state.resumed = saved = _own_part(trainer, saved)
     run = saved["run"]
     state.step, state.done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None
@@ -371,7 +387,9 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
         where = f"{phase} of epoch {saved['epoch']}"
     state.console.line(f"resuming from {path}: after {where}, step {state.step}")
     if path.name == CRASH and position is not None:
-        state.console.line("  written after an error: its random numbers may not be those of a run without it")
+        several = run["made_with"].get("processes", 1) > 1
+        rest = ", and it has the metrics of the first process alone" if several else ""
+        state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
     now = _made_with(trainer)
     differences = [
         f"{name} was {run['made_with'][name]}, is {now[name]}"

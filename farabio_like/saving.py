@@ -116,13 +116,17 @@ def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
 def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     """After an error, save the last complete step; into a file of its own, unless a signal ended the run.
 
-    What goes wrong here is printed: the error that ends the run comes out.
+    Of several ranks the first one writes what it has, for the weights are those of all; never over a file that all
+    have written together. What goes wrong here is printed: the error that ends the run comes out.
     """
     state = trainer._run_state
     stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
     at_once = isinstance(error, KeyboardInterrupt) and not stopped  # a second Ctrl-C
-    if state.ranks is not None:  # the others' random numbers cannot be had any more: their last common save counts
-        return
+    if state.ranks is not None:
+        # Alone, a rank has its own shards only; one that starts again goes on exactly, from the last common save.
+        if not distributed.is_main() or shards.are_in(trainer) or distributed.starts_again():
+            return
+        stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
     if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
         return
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -368,6 +368,18 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
         "unit": stepping.unit,
         "overflows": stepping.overflows,
     }
+
+
+def merged(states: Sequence[Mapping[str, Any]], empty: bool) -> dict[str, Any]:
+    """Return one `state_dict` for those of several ranks: with the sums of their gradients, or without any."""
+    windows: dict[str, Any] = {}
+    for name, window in states[0].get("windows", {}).items():
+        sums: dict[int, Tensor] = {}
+        for state in () if empty else states:
+            for position, gradient in state["windows"][name]["gradients"].items():
+                sums[position] = sums[position] + gradient if position in sums else gradient
+        windows[name] = {**window, "gradients": sums}
+    return {**states[0], "windows": windows}
 
 
 def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import checkpoint, components
+from .. import checkpoint, components, distributed
 from ..errors import ConfigError
 from .arguments import positive, whole_number
 from .base import Callback
@@ -106,7 +106,7 @@ class Checkpoint(Callback):
         """Save when a number of steps or minutes is full."""
         step = trainer._run_state.step
         due = self.every_steps and step % self.every_steps == 0
-        if self.every_minutes and time.monotonic() >= self._due:
+        if self.every_minutes and distributed.is_main() and time.monotonic() >= self._due:  # one clock counts
             due = True
         if due:
             self._save(trainer, f"step-{step:08d}.ckpt")

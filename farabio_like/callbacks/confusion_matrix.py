@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .. import distributed
 from ..errors import ConfigError, DataError
 from .labels import LabelMetric, confusion
 from .metric import add
@@ -88,7 +89,7 @@ class ConfusionMatrix(LabelMetric):
         found = super()._finish(trainer, loader)
         if found and self.matrix is not None and not trainer._run_state.further:
             trainer.loggers.matrix(f"{loader} {self.prefix}confusion matrix", self.matrix, self.class_names)
-        if found and trainer.run_dir is not None and not trainer._run_state.further:
+        if found and trainer.run_dir is not None and not trainer._run_state.further and distributed.is_main():
             self._draw(trainer, loader)
         return found
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import plots
+from .. import distributed, plots
 from ..errors import ConfigError
 from .base import Callback
 
@@ -52,7 +52,7 @@ class LearningRateMonitor(Callback):
 
     def on_train_end(self, trainer: ConvnetTrainer) -> None:
         """Write what is left and draw the picture."""
-        if trainer.run_dir is None:
+        if trainer.run_dir is None or not distributed.is_main():
             return
         self._flush(_path(trainer))
         if not _path(trainer).is_file():
@@ -65,10 +65,10 @@ class LearningRateMonitor(Callback):
         plots.save(figure, trainer.run_dir / "plots" / "learning_rate.png")
 
     def _flush(self, path: Path) -> None:
-        if self.waiting:
+        if self.waiting and distributed.is_main():
             with open(path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in self.waiting)
-            self.waiting = []
+        self.waiting = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lines that are not yet in the file."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .. import checkpoint, data
+from .. import checkpoint, data, distributed
 from ..errors import ConfigError
 from .base import LOADER_OF, Callback
 from .transform import check_loaders
@@ -27,7 +28,8 @@ class SavePredictions(Callback):
     order of the loader, on the CPU. Tensors of the batches are joined along the first dimension, in dicts and
     lists too; those of different shapes stay a list of one entry per batch. A later epoch replaces the file,
     which is complete whenever it is there. What `evaluate_loader` reads is no loader of the run, and goes into no
-    file.
+    file. Of several processes the first one writes what all of them have predicted, in the same order; each one's
+    part of a batch then counts as a batch.
 
     Parameters
     ----------
@@ -50,8 +52,7 @@ class SavePredictions(Callback):
     def __init__(self, loaders: Iterable[str] = ("test",), path: str | Path | None = None) -> None:
         self.loaders = check_loaders("SavePredictions", loaders, ("test", "valid"))
         self.path = path
-        self._predictions: list[Any] = []
-        self._targets: list[Any] = []
+        self._kept: list[tuple[int, Any, Any]] = []  # number of the batch, predictions, targets
 
     def listens_to(self, event: str) -> bool:
         """Leave out the events of other loaders."""
@@ -65,7 +66,7 @@ class SavePredictions(Callback):
     def on_evaluate_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with none."""
         if not trainer._run_state.further:
-            self._predictions, self._targets = [], []
+            self._kept = []
 
     def on_evaluate_batch_end(self, trainer: ConvnetTrainer) -> None:
         """Keep the batch's."""
@@ -79,7 +80,7 @@ class SavePredictions(Callback):
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with none."""
-        self._predictions, self._targets = [], []
+        self._kept = []
         self._folder(trainer)
 
     def on_end_test_batch(self, trainer: ConvnetTrainer) -> None:
@@ -92,7 +93,7 @@ class SavePredictions(Callback):
 
     def close(self) -> None:
         """Let go of what an error has left."""
-        self._predictions, self._targets = [], []
+        self._kept = []
 
     def _folder(self, trainer: ConvnetTrainer) -> Path:
         if self.path is not None:
@@ -111,20 +112,24 @@ class SavePredictions(Callback):
             predictions, targets = copy.deepcopy(kept)  # a loader may fill the same buffer again
         else:
             predictions, targets = data.move(kept, torch.device("cpu"))  # does not wait for the device
-        self._predictions.append(predictions)
-        self._targets.append(targets)
+        item = trainer._run_state.item
+        numbered = type(item) is tuple and len(item) == 2 and type(item[0]) is int
+        self._kept.append((item[0] if numbered else len(self._kept), predictions, targets))
 
     def _write(self, trainer: ConvnetTrainer, loader: str) -> None:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
+        of_ranks = distributed.gather_on_main(self._kept)
+        # Ranks have consecutive parts of a batch, or whole batches in turn: by number, then by rank, both are in order.
+        kept = sorted((batch for batches in of_ranks for batch in batches), key=itemgetter(0))
         state = {
             "loader": loader,
             "epoch": trainer.epoch,
-            "predictions": _join(self._predictions),
-            "targets": _join(self._targets),
+            "predictions": _join([predictions for _, predictions, _ in kept]),
+            "targets": _join([targets for _, _, targets in kept]),
         }
         checkpoint.save(state, self._folder(trainer) / f"{loader}.pt")
-        self._predictions, self._targets = [], []
+        self._kept = []
 
 
 def _join(batches: list[Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import components, data, loop
+from .. import components, data, loop, replicas
 from ..errors import ConfigError
 from ..rng import preserved_rng
 from .averaging import Average
@@ -154,6 +154,7 @@ def _compute_statistics(trainer: ConvnetTrainer) -> None:
                 with loop.single_batch(trainer, batch), trainer.autocast():
                     trainer.on_start_training_batch((index, batch))
                     trainer.compute_loss()
+        replicas.sync_buffers(trainer)  # each of several ranks has read its part
     finally:
         for layer, momentum in layers:
             layer.momentum = momentum

@@ -70,7 +70,7 @@ def test_an_error_leaves_the_old_file_and_nothing_of_the_loader():
     trainer.callbacks = [callback]
     with pytest.raises(ValueError, match="mine"):
         trainer.train()
-    assert read("here/valid.pt")["epoch"] == 1 and callback._predictions == []
+    assert read("here/valid.pt")["epoch"] == 1 and callback._kept == []
 
 
 def test_batches_that_do_not_fit_stay_a_list():

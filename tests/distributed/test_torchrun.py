@@ -3,12 +3,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from . import workers
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).with_name("workers.py")
@@ -37,7 +41,8 @@ def results(tmp_path_factory):
     found = {}
     for ranks in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing"]
+        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing", "window", "again", "averaged"]
+        jobs.append("drifting")  # the last one, for it fails
         printed, _ = torchrun(ranks, WORKERS, folder, *jobs, folder=folder)
         found[ranks] = {
             "ranks": [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)],
@@ -115,6 +120,62 @@ def test_one_rank_prints_and_writes(results):
     assert all(same(found, alone) for _, found in of_several(results, "files"))
 
 
+def test_predictions_are_written_once_in_the_order_of_the_samples(results):
+    found = {}
+    for ranks in (1, 2, 3):
+        folder = results[ranks]["folder"] / "runs" / "Base" / "1"
+        found[ranks] = {name: torch.load(folder / "predictions" / f"{name}.pt") for name in ("valid", "test")}
+        assert len((folder / "lr.jsonl").read_text().splitlines()) == 6
+    assert found[1]["valid"]["targets"].tolist() == workers.samples(9).tensors[1].tolist()
+    for ranks in (2, 3):
+        for name in ("valid", "test"):
+            assert found[ranks][name]["targets"].tolist() == found[1][name]["targets"].tolist()
+            assert torch.allclose(found[ranks][name]["predictions"], found[1][name]["predictions"], atol=1e-9)
+
+
+def test_a_run_goes_on_from_amid_a_window_on_any_number_of_ranks(results, tmp_path, python):
+    alone = results[1]["ranks"][0]["window"]["whole"]
+    for ranks in (1, 2, 3):
+        for rank in results[ranks]["ranks"]:
+            assert same(rank["window"]["whole"], alone)
+            # Of more than two ranks the order in which a sum is made depends on the buckets of the wrapper, which
+            # are built anew.
+            tolerance = 0 if ranks < 3 else 1e-12
+            assert same(rank["window"]["resumed"], rank["window"]["whole"], tolerance)
+    kept = results[3]["folder"] / "window.ckpt"
+    script = f"""
+import json, sys
+sys.path.insert(0, {str(WORKERS.parent)!r})
+import workers
+trainer = workers.Accumulated()
+trainer.train(resume={str(kept)!r})
+print(json.dumps(workers.weights(trainer)))
+"""
+    assert same(json.loads(python(script).splitlines()[-1]), alone)
+
+
+def test_a_trainer_is_used_again_on_several_ranks(results):
+    alone = results[1]["ranks"][0]["again"]
+    assert alone["history"] == 2 and same(alone["evaluated"], alone["by hand"])
+    for _, found in of_several(results, "again"):
+        assert found["history"] == 2 and same(found["evaluated"], found["by hand"])
+    for ranks in (2, 3):
+        first, *others = [rank["again"] for rank in results[ranks]["ranks"]]
+        assert all(other == first for other in others)
+
+
+def test_all_ranks_end_with_the_same_statistics_of_averaged_weights(results):
+    for ranks in (2, 3):
+        first, *others = [rank["averaged"] for rank in results[ranks]["ranks"]]
+        assert all(other == first for other in others)
+
+
+def test_weights_that_drift_apart_are_an_error(results):
+    assert results[1]["ranks"][0]["drifting"] is None
+    for _, found in of_several(results, "drifting"):
+        assert "after epoch 1 the ranks have different weights, first in encoder.weight" in found
+
+
 def test_a_file_that_is_missing_is_missed_on_every_rank(results):
     assert all("there is no file of weights nowhere.pth" in found for _, found in of_several(results, "missing"))
 
@@ -137,7 +198,41 @@ def test_a_failure_of_one_rank_ends_all_with_the_first_traceback(tmp_path):
     _, errors = torchrun(2, WORKERS, tmp_path, "failing", folder=tmp_path, good=False)
     assert time.monotonic() - started < 100
     assert "ValueError: the second rank's own mistake" in errors
+    assert "rank 0 ends, because of the first failure, of rank 1: ValueError" in errors
     assert not list(tmp_path.glob("rank*.json"))
+    steps = steps_in(tmp_path)
+    assert (steps["best.ckpt"], steps["last.ckpt"], steps["crash.ckpt"]) == (3, 3, 5)
+    torchrun(2, WORKERS, tmp_path, "recovered", folder=tmp_path)
+    found = [json.loads(path.read_text())["recovered"] for path in tmp_path.glob("rank*.json")]
+    assert found[0] == found[1] and (found[0]["epochs"], found[0]["steps"]) == (4, 12)
+
+
+def test_a_loss_that_is_nan_on_one_rank_ends_all(tmp_path):
+    started = time.monotonic()
+    _, errors = torchrun(2, WORKERS, tmp_path, "poisoned", folder=tmp_path, good=False)
+    assert time.monotonic() - started < 100
+    assert "the training loss in epoch 1, at step 3, is nan" in errors
+    assert not (only_run(tmp_path) / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("job", ["terminated", "preempted"])
+def test_all_ranks_obey_sigterm_with_a_common_save(tmp_path, job):
+    started = time.monotonic()
+    torchrun(2, WORKERS, tmp_path, job, folder=tmp_path, good=False)
+    assert time.monotonic() - started < 100
+    steps = steps_in(tmp_path)
+    assert "crash.ckpt" not in steps and steps["last.ckpt"] >= 5
+    last = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt")
+    assert len(last["run"]["ranks"]) == 2
+
+
+def only_run(folder):
+    (run,) = (folder / "runs").glob("*/*")
+    return run
+
+
+def steps_in(folder):
+    return {path.name: torch.load(path)["step"] for path in (only_run(folder) / "checkpoints").glob("*.ckpt")}
 
 
 def test_digits_is_as_good_on_two_ranks(tmp_path):
@@ -185,3 +280,53 @@ def test_two_agents_meet_as_two_machines_do(tmp_path):
     assert [agent.returncode for agent in agents] == [0, 0], printed
     assert "".join(printed).count("best (*)") == 1
     assert [path.name for path in (tmp_path / "runs" / "Base").iterdir()] == ["1"]
+
+
+@pytest.fixture
+def two_machines():
+    """Yield the names of two network namespaces with one cable between them."""
+    names = [f"farabio-{os.getpid()}-{node}" for node in range(2)]
+    commands = [
+        *(f"ip netns add {name}" for name in names),
+        f"ip link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}",
+        *(f"ip -n {name} addr add 10.117.0.{node + 1}/24 dev eth0" for node, name in enumerate(names)),
+        *(f"ip -n {name} link set {device} up" for name in names for device in ("lo", "eth0")),
+    ]
+    try:
+        for command in commands:
+            try:
+                subprocess.run(command.split(), check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"no network namespaces here: {error}")
+        yield names
+    finally:
+        if shutil.which("ip"):
+            for name in names:
+                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_machines_train_as_one_without_a_common_disk(tmp_path, results, two_machines):
+    agents = []
+    for node, name in enumerate(two_machines):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [
+            *["ip", "netns", "exec", name, *TORCHRUN, "--nnodes=2", "--nproc-per-node=2", "--rdzv-id=job42"],
+            *["--rdzv-backend=c10d", "--rdzv-endpoint=10.117.0.1:29400", f"--local-addr=10.117.0.{node + 1}"],
+            # Both have the same name, so they cannot know by the endpoint whose it is.
+            *[f"--rdzv-conf=is_host={int(node == 0)}", str(WORKERS), str(folder), "files"],
+        ]
+        environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        agents.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
+    try:
+        printed = [agent.communicate(timeout=200)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], printed
+    assert "".join(printed).count("best (*)") == 1
+    wrote = [(tmp_path / name / "runs").exists() for name in two_machines]
+    assert sorted(wrote) == [False, True]
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("rank*.json")]
+    assert len(found) == 4 and all(same(rank["files"], results[1]["ranks"][0]["files"]) for rank in found)

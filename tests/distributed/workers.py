@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +12,23 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from farabio_like import ConvnetTrainer, distributed, shards
-from farabio_like.callbacks import AUC, Accuracy, Dice, TorchMetric
+from farabio_like.callbacks import (
+    AUC,
+    SWA,
+    Accuracy,
+    Checkpoint,
+    ConfusionMatrix,
+    Dice,
+    Freeze,
+    FunctionMetric,
+    IoU,
+    LearningRateMonitor,
+    PrecisionRecallF1,
+    SavePredictions,
+    TorchMetric,
+    Unfreeze,
+)
+from farabio_like.errors import HookError
 
 
 def samples(number):
@@ -160,7 +177,97 @@ class Accumulated(Base):
         self._accumulation_steps, self._clip_norm = 2, 0.5
 
 
-VARIANTS = (Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers)
+class Spoiled(Base):
+    """One sample is NaN: the rank that has it is not the only one to leave the step out."""
+
+    def define_train_attr(self):
+        self._on_nonfinite = "skip"
+
+    def get_trainloader(self):
+        super().get_trainloader()
+        spoiled = samples(22)
+        spoiled.tensors[0][3] = float("nan")
+        self.train_loader = DataLoader(spoiled, batch_size=8)
+
+
+class Frozen(Base):
+    """A part learns from the second epoch on."""
+
+    def define_train_attr(self):
+        self.callbacks = [Freeze("0.*", until_epoch=1)]
+
+
+class Thawed(Base):
+    """A part that was frozen when the model was built learns in the second epoch."""
+
+    def define_train_attr(self):
+        self.callbacks = [Unfreeze("0.*", from_epoch=2)]
+
+    def build_model(self):
+        super().build_model()
+        self.model[0].requires_grad_(False)
+
+
+class Renewed(Base):
+    """A layer of the model is replaced in the second epoch, with values of its own on each rank."""
+
+    def on_train_epoch_start(self):
+        if self.epoch == 2:
+            head = nn.Linear(5, 2).double()
+            nn.init.constant_(head.weight, distributed.rank())
+            nn.init.zeros_(head.bias)
+            self.model.head = head
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5)
+
+    def build_model(self):
+        super().build_model()
+        self.model = Net()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5)
+
+
+class Adversaries(Base):
+    """Two networks with an optimizer each, of which one step trains one and reads both."""
+
+    def build_model(self):
+        self.model = {"generator": nn.Linear(4, 4).double(), "discriminator": nn.Linear(4, 1).double()}
+        self.optimizer = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in self.model.items()}
+
+    def training_step(self):
+        generator, discriminator = self.model["generator"], self.model["discriminator"]
+        with self.only("discriminator"):
+            self.optimizer_zero_grad()
+            false = discriminator(generator(self.inputs).detach())
+            self.loss = (nn.functional.softplus(false) + nn.functional.softplus(-discriminator(self.inputs))).mean()
+            self.loss_backward()
+            self.optimizer_step()
+        with self.only("generator"):
+            self.optimizer_zero_grad()
+            self.loss = self.compute_loss()
+            self.loss_backward()
+            self.optimizer_step()
+
+    def compute_loss(self):
+        return nn.functional.softplus(-self.model["discriminator"](self.model["generator"](self.inputs))).mean()
+
+
+class OneModule(Base):
+    """Two optimizers for the parts of one model, each stepped on its own."""
+
+    def build_model(self):
+        self.model, self.criterion = Net(), nn.CrossEntropyLoss()
+        parts = {"encoder": self.model.encoder, "head": self.model.head}
+        self.optimizer = {name: torch.optim.SGD(part.parameters(), lr=0.5) for name, part in parts.items()}
+
+    def training_step(self):
+        for name in self.optimizer:
+            with self.only(name):
+                super().training_step()
+
+
+VARIANTS = (
+    *(Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers, Spoiled, Frozen, Thawed),
+    *(Renewed, Adversaries, OneModule),
+)
 
 
 def parity():
@@ -225,6 +332,10 @@ def evaluation():
             AUC(),
             Accuracy(prefix="callback_"),
             Dice(),
+            IoU(),
+            PrecisionRecallF1(prefix="callback_"),
+            ConfusionMatrix(),
+            FunctionMetric("spread", lambda prediction, target: prediction.std(correction=0), per="loader"),
             TorchMetric("kappa", torchmetrics.CohenKappa(task="multiclass", num_classes=2)),
             TorchMetric(
                 "correlation",  # its parts are merged by a function of its own
@@ -234,7 +345,7 @@ def evaluation():
                 loaders=("valid",),
             ),
         ]
-        found[number] = {**trainer.evaluate_epoch(), "samples": number}
+        found[number] = {**trainer.evaluate_epoch(), "matrix": trainer.callbacks[5].matrix.tolist()}
         found[number].pop("sometimes", None)
     return found
 
@@ -271,6 +382,7 @@ def files():
     """One run folder, one printed table; the weights are those of one process, and load in one."""
     torch.manual_seed(0)
     trainer = Base({"_logdir": "runs", "_verbose": True})
+    trainer.callbacks = [SavePredictions(("valid", "test")), LearningRateMonitor()]
     trainer.train()
     trainer.save_model("kept.pth")
     result = trainer.test()
@@ -282,13 +394,133 @@ def files():
     }
 
 
+class Kept(Accumulated):
+    """Saves after the first batch of a window of two."""
+
+    def on_end_training_batch(self):
+        if self.step == 4:
+            self.save_checkpoint("window.ckpt")
+
+
+def window():
+    """Going on from amid a window of accumulated batches."""
+    whole = trained(Kept)
+    resumed = Accumulated()
+    resumed.train(resume="window.ckpt")
+    return {"whole": whole["weights"], "resumed": weights(resumed)}
+
+
+def again():
+    """One trainer, used for everything twice; its loaders are no ``DataLoader``."""
+
+    class Listed(Base):
+        def get_trainloader(self):
+            batches = list(DataLoader(samples(16), batch_size=4))
+            self.train_loader, self.valid_loader = batches, list(DataLoader(samples(9), batch_size=4))
+
+    torch.manual_seed(0)
+    trainer = Listed({"_num_epochs": 1})
+    trainer.train()
+    trainer.train()
+    evaluated = trainer.evaluate_epoch()
+    predicted = torch.cat(list(trainer.predict(trainer.valid_loader)))
+    stepped = trainer.train_step(samples(8).tensors)
+    return {
+        "history": len(trainer.history),
+        "by hand": nn.functional.cross_entropy(predicted, samples(9).tensors[1]).item(),
+        "evaluated": evaluated["loss"],
+        "weights": weights(trainer),
+        "prediction": stepped["prediction"].flatten().tolist(),
+    }
+
+
+def averaged():
+    """Batch statistics of averaged weights, for which each rank reads its own part of the samples."""
+
+    class Averaged(Base):
+        def define_train_attr(self):
+            self.callbacks = [SWA(2)]
+
+        def build_model(self):
+            super().build_model()
+            self.model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).double()
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    return trained(Averaged)["weights"]
+
+
+def drifting():
+    """A part of the model that is called by itself gets no averaged gradients."""
+
+    class Drifting(OwnStep):
+        def training_step(self):
+            self.optimizer.zero_grad()
+            self.loss = self.criterion(self.model.head(self.model.encoder(self.inputs).tanh()), self.targets)
+            self.loss.backward()
+            self.optimizer.step()
+
+    try:
+        Drifting().train()
+    except HookError as error:
+        return str(error)
+
+
+class Watched(Base):
+    """Keeps the epoch with the highest loss, the first one."""
+
+    def define_train_attr(self):
+        self.callbacks = [Checkpoint("loss", top_k=1, mode="max"), AUC()]
+
+
 def failing():
-    class Failing(Base):
+    class Failing(Watched):
         def on_end_training_batch(self):
-            if self.step == 2 and distributed.rank() == 1:
+            if self.step == 5 and distributed.rank() == 1:
                 raise ValueError("the second rank's own mistake")
 
-    Failing({"_num_epochs": 1000}).train()
+    Failing({"_num_epochs": 1000, "_logdir": "runs"}).train()
+
+
+def recovered():
+    """Goes on from the file that the first rank left behind."""
+    trainer = Watched({"_num_epochs": 4, "_logdir": "further"})
+    history = trainer.train(resume="runs/Failing/1/checkpoints/crash.ckpt")
+    return {"epochs": len(history), "steps": trainer.step, "weights": weights(trainer)}
+
+
+def poisoned():
+    """One rank has a NaN in the last batch."""
+
+    class Poisoned(Base):
+        def get_trainloader(self):
+            super().get_trainloader()
+            spoiled = samples(22)
+            spoiled.tensors[0][21] = float("nan")
+            self.train_loader = DataLoader(spoiled, batch_size=8)
+
+    Poisoned({"_logdir": "runs"}).train()
+
+
+def terminated():
+    """SIGTERM comes to one rank alone."""
+
+    class Terminated(Base):
+        def on_end_training_batch(self):
+            if self.step == 5 and distributed.rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    Terminated({"_num_epochs": 1000, "_logdir": "runs"}).train()
+
+
+def preempted():
+    """SIGTERM comes to torchrun, which sends it to all ranks."""
+
+    class Preempted(Base):
+        def on_end_training_batch(self):
+            if self.step == 5 and distributed.is_main():
+                os.kill(os.getppid(), signal.SIGTERM)
+
+    Preempted({"_num_epochs": 100_000, "_logdir": "runs"}).train()
 
 
 def missing():
