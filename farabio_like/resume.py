@@ -137,10 +137,14 @@ def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
     parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
     ranks, rank = distributed.world_size(), distributed.rank()
+    # Gradients in shards are those of all ranks already; modules in shards need them on every rank.
+    states = [run["stepping"]] if "shards" in saved else [part["stepping"] for part in parts]
+    merged = stepping.merged(states, empty=rank > 0 and not shards.are_in(trainer))
     if len(parts) == ranks:
         own = parts[rank]
+        if "shards" in saved or shards.are_in(trainer):
+            own = {**own, "stepping": merged}
     else:
-        merged = stepping.merged([part["stepping"] for part in parts], empty=rank > 0)
         if rank:
             there = parts[0].get("callbacks", run["callbacks"])
             measuring = {
