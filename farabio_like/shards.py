@@ -315,8 +315,12 @@ def put_down(saved: dict[str, Any], beside: Path) -> dict[str, Any]:
     except OSError as error:
         digests, problems = {}, {distributed.rank(): str(error)}
     written = distributed.gather_objects((digests, problems))
+    files = {name: entry for of_rank, _ in written for name, entry in of_rank.items()}
     for _, of_rank in written:
         problems |= of_rank
+    unseen = distributed.from_main(lambda: [name for name in files if not (folder / name).is_file()])
+    if unseen:
+        problems[0] = f"it does not see {unseen[0]}, which another one has written; the disk has to be common"
     if problems:
         distributed.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         size = sum(local(tensor).nbytes for tensor in tensors.values())
@@ -325,7 +329,6 @@ def put_down(saved: dict[str, Any], beside: Path) -> dict[str, Any]:
             f"cannot write {folder}: rank {rank}: {reason}. Rank {distributed.rank()} needs {size} bytes there; "
             f"{checkpoint.free_bytes(folder)} bytes are free. The older checkpoints are untouched."
         )
-    files = {name: entry for digests, _ in written for name, entry in digests.items()}
     return {**rest, "shards": {"folder": folder.name, "files": files, "same": same}}
 
 

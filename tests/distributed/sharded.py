@@ -56,6 +56,9 @@ def saving():
         assert units == [False, False, True, True, False, False]  # tied weights, and small ones, are the rest's
         assert trainer.model[1].weight is trainer.model[4].weight
     trainer.train()
+    if shards.are_in(trainer):
+        (state,) = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.model[2].parameters() if p.dim() == 2]
+        assert shards.local(state).numel() * 2 == state.numel() == 144  # half of it on each of two ranks
     trainer.save_model("whole.pth")
     return found(trainer)
 
