@@ -114,5 +114,5 @@ clean: ## remove what was built and the caches, not the environments
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## also remove the environments
-	rm -rf .venv .venv-bench
+distclean: clean ## also remove the environments, and what the browser's test got from npm
+	rm -rf .venv .venv-bench .cache

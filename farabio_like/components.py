@@ -92,13 +92,14 @@ def is_lazy(tensor: Any) -> bool:
 
 def learning_rates(optimizer: Any) -> Any:
     """Return the learning rate: a float, a list for several parameter groups, a dict for several optimizers."""
-    rates = {}
-    for name, part in named(optimizer, ""):
-        groups = [float(group["lr"]) for group in getattr(part, "param_groups", ()) if "lr" in group]
-        rates[name] = groups[0] if len(set(groups)) == 1 else groups or None
     if isinstance(optimizer, Mapping):
-        return dict(zip(map(str, optimizer), rates.values(), strict=True))
-    return next(iter(rates.values()), None)
+        return {str(key): _learning_rate(optimizer[key]) for key in optimizer}
+    return _learning_rate(optimizer)
+
+
+def _learning_rate(optimizer: Any) -> float | list[float] | None:
+    groups = [float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group]
+    return groups[0] if len(set(groups)) == 1 else groups or None
 
 
 def combine(losses: dict[str, Any], weights: Any) -> Any:

@@ -72,23 +72,29 @@ def draw_epoch(trainer: ConvnetTrainer) -> None:
 
 
 def draw_run(trainer: ConvnetTrainer) -> None:
-    """Draw the pictures that follow from the history, and write the report. A failure is a warning."""
+    """Draw the pictures that follow from the history, if there is any, and write the report. A failure is a warning."""
     state = trainer._run_state
-    if state.run is None or not state.history or not distributed.is_main():
+    if state.run is None or not distributed.is_main():
         return
+    if state.history:
+        _draw_history(trainer, state.run.path)
+    write_report(trainer)
+
+
+def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
+    state = trainer._run_state
     from . import report
 
     named = [getattr(callback, "class_names", None) for callback in components.each(trainer.callbacks, list)]
     class_names = next((names for names in named if names), None)
     best = state.best[3] if state.best else None
     try:
-        plots.save(plots.curves(state.history, best), state.run.path / "plots" / "curves.png")
-        report.draw_bars(state.run.path, state.history, best, class_names)
+        plots.save(plots.curves(state.history, best), folder / "plots" / "curves.png")
+        report.draw_bars(folder, state.history, best, class_names)
     except ImportError as error:
         state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
     except Exception as error:
-        warnings.warn(f"the pictures of {state.run.path} could not be drawn: {error!r}", stacklevel=2)
-    write_report(trainer)
+        warnings.warn(f"the pictures of {folder} could not be drawn: {error!r}", stacklevel=2)
 
 
 def write_report(trainer: ConvnetTrainer) -> None:

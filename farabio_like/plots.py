@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import textwrap
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 MOST_PANELS = 9
 MOST_CELLS = 30  # classes of a confusion matrix with names and counts
 LONGEST_NAME = 28  # characters of a class or a metric
-TITLE_WIDTH = 14  # characters of a line above an image
+LONGEST_LABEL = 20  # of a line in a legend, which lies in its panel
+TITLE_WIDTH, TITLE_LINES = 14, 3  # characters of a line above an image, and how many of them
 LOG_FACTOR = 100
 COLOURS = {"train": "C0", "valid": "C1"}
 
@@ -55,8 +57,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
     for axis, (name, lines) in zip(axes, panels, strict=False):
         for number, (label, points) in enumerate(lines.items()):
             if points:
-                colour = COLOURS.get(label, f"C{number % 10}")
-                axis.plot(*zip(*points, strict=True), label=label, color=colour, **_marker(points))
+                _line(axis, points, label=shorten(label, LONGEST_LABEL), color=COLOURS.get(label, f"C{number % 10}"))
         if best_epoch is not None:
             axis.axvline(best_epoch, color="0.7", linestyle="--", linewidth=1, zorder=0, label="best")
         _finish_curves(axis, name, lines.values())
@@ -89,8 +90,7 @@ def comparison(histories: Mapping[str, Sequence[dict[str, Any]]], names: Sequenc
             points = points_of(history, "valid", name) or points_of(history, "train", name)
             if points:
                 style = styles[number // 10 % len(styles)]
-                x, y = zip(*points, strict=True)
-                (drawn[run],) = axis.plot(x, y, color=f"C{number % 10}", linestyle=style, **_marker(points))
+                drawn[run] = _line(axis, points, color=f"C{number % 10}", linestyle=style)
                 lines.append(points)
         _finish_curves(axis, name, lines)
     if drawn:
@@ -133,18 +133,10 @@ def image_grid(
     ValueError
         For another shape.
     """
-    images = images.detach().cpu().float()
-    given = tuple(images.shape)
-    if images.dim() == 4 and images.shape[1] in (1, 3):
-        images = images.permute(0, 2, 3, 1).squeeze(-1) if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
-    elif images.dim() != 3:
-        raise ValueError(f"image_grid got the shape {given}; expected (N, H, W), (N, 1, H, W) or (N, 3, H, W).")
+    images = _arranged(images)
     if masks is not None:
-        masks = masks.detach().cpu().squeeze(1) if masks.dim() == 4 else masks.detach().cpu()
-        if masks.shape != images.shape[:3]:
-            expected = tuple(images.shape[:3])
-            raise ValueError(f"image_grid got masks of the shape {tuple(masks.shape)}; expected {expected}.")
-    texts = [textwrap.fill(str(title), TITLE_WIDTH, max_lines=3, placeholder="…") for title in titles or ()]
+        masks = _fitting(masks, images)
+    texts = [textwrap.fill(str(title), TITLE_WIDTH, max_lines=TITLE_LINES, placeholder="…") for title in titles or ()]
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     tall = min(max(images.shape[1] / max(images.shape[2], 1), 0.3), 3.0)
@@ -184,7 +176,7 @@ def prediction_grid(
     """
     pairs = list(zip(predicted.tolist(), targets.tolist(), strict=True))
     name = str if class_names is None else class_names.__getitem__
-    titles = [name(p) if p == t else f"{name(p)}, is {name(t)}" for p, t in pairs]
+    titles = [name(p) if p == t else _mistake(name(p), name(t)) for p, t in pairs]
     return image_grid(images, titles, columns, [p != t for p, t in pairs])
 
 
@@ -225,12 +217,11 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str] | None = None) -
     if classes <= MOST_CELLS:
         panel.set_xticks(range(classes), names, rotation=90 if max(map(len, names), default=0) > 3 else 0)
         panel.set_yticks(range(classes), names)
-        for row in range(classes):
-            for column in range(classes):
-                colour = "white" if share[row, column] > 0.5 else "black"
-                count = counts[row, column].item()
-                text = f"{count:g}" if count < 1e5 else f"{count:.2g}"
-                panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        for row, column in itertools.product(range(classes), repeat=2):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            count = counts[row, column].item()
+            text = f"{count:g}" if count < 1e5 else f"{count:.2g}"
+            panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 
@@ -362,15 +353,19 @@ def _finish_curves(axis: Any, name: str, lines: Any) -> None:
             axis.set_yscale("log")
     axis.set_title(shorten(name, 40), fontsize=12 if len(name) <= 24 else 10)
     axis.set_xlabel("epoch")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.ticklabel_format(axis="x", style="plain", useOffset=False)
     epochs = {epoch for points in lines for epoch, _ in points}
+    axis.xaxis.set_major_locator(MaxNLocator(10 if max(epochs, default=0) < 10_000 else 5, integer=True))
     if len(epochs) == 1:
         axis.set_xticks(list(epochs))
     axis.grid(alpha=0.3)
 
 
-def _marker(points: Sequence[Any]) -> dict[str, Any]:
-    return {"marker": "o", "markersize": 3} if len(points) <= 100 else {}
+def _line(axis: Any, points: Sequence[tuple[float, float]], **style: Any) -> Any:
+    """Draw points as a line, with markers where there are few."""
+    markers = {"marker": "o", "markersize": 3} if len(points) <= 100 else {}
+    (line,) = axis.plot(*zip(*points, strict=True), **markers, **style)
+    return line
 
 
 def _rates(history: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -385,6 +380,36 @@ def _rates(history: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, flo
                     label = " ".join(str(part) for part in (key, number) if part != "") or "lr"
                     lines.setdefault(label, []).append((entry["epoch"], value))
     return dict(list(lines.items())[:MOST_PANELS])
+
+
+def _mistake(predicted: str, true: str) -> str:
+    """Return the title of an image that was mistaken: both names have their place in it."""
+    text = f"{predicted}, is {true}"
+    if len(textwrap.wrap(text, TITLE_WIDTH)) <= TITLE_LINES:
+        return text
+    most = TITLE_WIDTH - 1
+    return f"{shorten(predicted, most)}, is {shorten(true, most)}"
+
+
+def _arranged(images: Tensor) -> Tensor:
+    """Return images of the shape (N, H, W) or (N, H, W, 3)."""
+    given = tuple(images.shape)
+    images = images.detach().cpu().float()
+    if images.dim() == 3:
+        return images
+    if images.dim() == 4 and images.shape[1] in (1, 3):
+        return images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
+    raise ValueError(f"image_grid got the shape {given}; expected (N, H, W), (N, 1, H, W) or (N, 3, H, W).")
+
+
+def _fitting(masks: Tensor, images: Tensor) -> Tensor:
+    """Return the masks of such images in the shape (N, H, W)."""
+    masks = masks.detach().cpu()
+    masks = masks.squeeze(1) if masks.dim() == 4 else masks
+    if masks.shape != images.shape[:3]:
+        expected = tuple(images.shape[:3])
+        raise ValueError(f"image_grid got masks of the shape {tuple(masks.shape)}; expected {expected}.")
+    return masks
 
 
 def _scaled(image: Tensor) -> Tensor:

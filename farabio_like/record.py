@@ -5,6 +5,7 @@ These are functions of a trainer, not methods, so that no name of a subclass can
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import sys
 import traceback
@@ -44,6 +45,8 @@ from .settings import SETTINGS
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
+
+LONGEST_ERROR = 2000  # characters of a message in metrics.jsonl
 
 
 def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
@@ -342,8 +345,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
             partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
         ]
     steps.append(state.writer.finish)
-    if error is None:
-        steps.append(partial(_close_run, trainer))
+    steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
     first = error
     closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
     for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
@@ -389,6 +391,17 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     state.console.line("\n" + ", ".join(closing))
     if trainer.run_dir is not None:
         state.console.line(f"files in {trainer.run_dir}")
+
+
+def _report_failure(trainer: ConvnetTrainer, error: BaseException) -> None:
+    """Write down what has ended the run, draw what was recorded until then, and write the report."""
+    state = trainer._run_state
+    if state.run is None or signals.stops_at_once(state, error):
+        return
+    text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR].rstrip(": ")
+    with contextlib.suppress(CheckpointError):  # no room, which may be what has ended the run
+        state.run.append({"step": state.step, "error": text})
+    pictures.draw_run(trainer)
 
 
 def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
@@ -466,4 +479,5 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
     if state.run is not None:
         state.run.append({"test": metrics, "weights": state.weights})
         pictures.write_report(trainer)
+    loggers.record_epoch(trainer, {"epoch": trainer._epoch, "test": metrics})
     return metrics

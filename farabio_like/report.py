@@ -20,6 +20,7 @@ from .loggers.console import number, rate, seconds
 from .runfiles import RunFiles
 
 MOST_ROWS = 200  # epochs in the table
+LONGEST_VALUE = 1000  # characters of an entry of the configuration
 KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
@@ -86,13 +87,14 @@ def contents(run: RunFiles) -> dict[str, Any]:
         "title": f"{run.owner or run.path.resolve().parent.name} {run.path.resolve().name}",
         "path": str(run.path),
         "facts": _facts(run),
+        "error": run.error,
         "best": [_best_row(run, name) for name in plots.metric_names(run.history)],
         "test": [(name, number(value)) for name, value in run.test.items() if isinstance(value, (int, float))],
         "pictures": _pictures(run.path / "plots"),
         "columns": [(part, plots.shorten(name)) for part, name in columns],
         "epochs": [{"best": e["epoch"] == run.best_epoch, "cells": _cells(e, columns)} for e in rows],
         "left_out": len(run.history) - len(rows),
-        "config": list(run.config.items()),
+        "config": [(key, plots.shorten(value, LONGEST_VALUE)) for key, value in run.config.items()],
         "settings": list(run.settings.items()),
         "environment": list(environment.items()),
         "packages": list(packages.items()) if isinstance(packages, Mapping) else [],

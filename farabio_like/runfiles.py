@@ -33,6 +33,8 @@ class RunFiles:
     best_epoch : int or None
     test : dict
         The metrics of the last test.
+    error : str
+        What has ended the run; empty if nothing has, or if it went on since.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class RunFiles:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     test: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def monitor(self) -> str:
@@ -103,11 +106,14 @@ def _add(run: RunFiles, entry: dict[str, Any]) -> None:
     """Add a line of metrics.jsonl; an epoch that comes again, after a resume, takes the place of the first one."""
     if isinstance(entry.get("test"), dict):
         run.test = entry["test"]
+    if isinstance(entry.get("error"), str):
+        run.error = f"{entry['error']} (step {entry.get('step')})"
     if "train" not in entry or not isinstance(entry.get("epoch"), int):
         return  # before the first step, or a line of another kind
     while run.history and run.history[-1]["epoch"] >= entry["epoch"]:
         run.history.pop()
     run.history.append(entry)
+    run.error = ""
     marked = [e["epoch"] for e in run.history if e.get("best")]
     run.best_epoch = marked[-1] if marked else None
 

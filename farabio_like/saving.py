@@ -121,7 +121,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     """
     state = trainer._run_state
     stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
-    at_once = isinstance(error, KeyboardInterrupt) and not stopped  # a second Ctrl-C
+    at_once = signals.stops_at_once(state, error)
     if state.ranks is not None:
         # Alone, a rank has its own shards only; one that starts again goes on exactly, from the last common save.
         if not distributed.is_main() or shards.are_in(trainer) or distributed.starts_again():

@@ -71,6 +71,11 @@ def deaf_to_workers() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
+def stops_at_once(state: RunState, error: BaseException) -> bool:
+    """Return whether a run ends by a second Ctrl-C, or one that was not noted: nothing more is saved or drawn."""
+    return isinstance(error, KeyboardInterrupt) and not {"SIGINT", "SIGTERM"} & set(state.asked)
+
+
 def obey(state: RunState) -> None:
     """End the run if a signal asked for it, after a save.
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from . import components, data, loop
 from .callbacks.arguments import whole_number
+from .callbacks.untouched import attributes_kept
 from .errors import HookError
 from .rng import preserved_rng
 
@@ -166,7 +167,7 @@ def _forward(trainer: ConvnetTrainer, modules: list[nn.Module], outputs: dict[in
     compiled = any(type(module).__name__ == "OptimizedModule" for module in components.modules_of(trainer))
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     try:
-        with _unchanged(trainer), preserved_rng(loader), eager:
+        with attributes_kept(trainer), preserved_rng(loader), eager:
             batch = _first_sample(next(iter(data.batches(_without_workers(loader))), None))
             with loop.evaluation(trainer), loop.single_batch(trainer, batch), trainer.autocast():
                 trainer.take_batch((0, batch))
@@ -181,26 +182,6 @@ def _forward(trainer: ConvnetTrainer, modules: list[nn.Module], outputs: dict[in
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def _unchanged(trainer: ConvnetTrainer) -> Iterator[None]:
-    """Give a trainer its attributes, with the lists and dicts among them, and its state of the run back."""
-    state, attributes = trainer._run_state, vars(trainer)
-    kept = dict(attributes)
-    contents = [(value, copy.copy(value)) for value in kept.values() if type(value) in (list, dict)]
-    run = {part.name: getattr(state, part.name) for part in dataclasses.fields(state)}
-    state.listeners = {}
-    try:
-        yield
-    finally:
-        for name, value in run.items():
-            setattr(state, name, value)
-        attributes.clear()
-        attributes.update(kept)
-        for value, content in contents:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
 
 
 def _without_workers(loader: Any) -> Any:

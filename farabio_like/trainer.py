@@ -560,22 +560,23 @@ class ConvnetTrainer:
         """
         state = self._run_state
         record.open_test(self)
-        outer, state.running = state.running, "test"
-        try:
-            if self._data_parallel:
-                self.load_parallel_model()
-            else:
-                self.load_model()
-            with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
-                self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
-                self.on_test_start()
-                loop.fire(self, "on_test_start")
-                self.test_loop()
-                self.on_test_end()
-                loop.fire(self, "on_test_end")
-        finally:
-            state.running, state.leave = outer, False
-        return record.close_test(self)
+        with loggers.during_test(self):
+            outer, state.running = state.running, "test"
+            try:
+                if self._data_parallel:
+                    self.load_parallel_model()
+                else:
+                    self.load_model()
+                with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
+                    self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
+                    self.on_test_start()
+                    loop.fire(self, "on_test_start")
+                    self.test_loop()
+                    self.on_test_end()
+                    loop.fire(self, "on_test_end")
+            finally:
+                state.running, state.leave = outer, False
+            return record.close_test(self)
 
     def on_test_start(self) -> None:
         """Called before the test batches; ``self.test_loop_iter`` may be set or wrapped here."""

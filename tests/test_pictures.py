@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from farabio_like import pictures, plots
+from farabio_like import pictures, plots, runfiles
 from farabio_like.callbacks import ConfusionMatrix, Dice
 from farabio_like.pictures import Painter
 
@@ -75,6 +75,38 @@ def test_a_long_run_has_curves_before_its_end():
     trainer.train()
     assert trainer.seen == [False, True, True]
     assert trainer._run_state.pictures.thread is None
+
+
+class Failing(Tiny):
+    """Fails in an epoch, or before the first one."""
+
+    def on_train_epoch_start(self):
+        if self.epoch == self.config["at"]:
+            raise ValueError("<b>bad</b> pixel\n" + "x" * 5000)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_that_fails_leaves_what_it_recorded(at):
+    trainer = Failing({"_num_epochs": 4, "_logdir": "runs", "at": at})
+    with pytest.raises(ValueError, match="bad"):
+        trainer.train()
+    assert (trainer.run_dir / "plots" / "curves.png").is_file() == (at == 3)
+    text = (trainer.run_dir / "report.html").read_text()
+    assert "ended by <code>ValueError: &lt;b&gt;bad&lt;/b&gt; pixel\nxxx" in text
+    assert f"(step {3 * (at - 1)})" in text and "x" * 2000 not in text
+    assert runfiles.read(trainer.run_dir).error.startswith("ValueError: <b>bad</b> pixel\n")
+    again = Tiny({"_num_epochs": 4, "_logdir": "runs"})
+    if at == 3:
+        again.train(resume=trainer.run_dir)
+        assert runfiles.read(trainer.run_dir).error == ""
+        assert "ended by" not in (trainer.run_dir / "report.html").read_text()
+
+
+def test_a_failure_is_not_hidden_by_one_to_draw_it():
+    trainer = Failing({"_num_epochs": 4, "_logdir": "runs", "at": 3})
+    trainer.on_train_end = lambda: (trainer.run_dir / "plots").write_text("a file in its place")
+    with pytest.raises(ValueError, match="bad"), pytest.warns(UserWarning, match="pictures .* could not be drawn"):
+        trainer.train()
 
 
 def test_no_thread_is_left_by_a_run_that_is_interrupted():

@@ -232,6 +232,24 @@ def test_prediction_grid_says_what_was_predicted_and_what_is_true():
     assert titles[1] == ("dog", "black") and titles[2] == ("cat, is dog", "crimson")
 
 
+def test_a_mistake_names_both_classes_however_long_they_are():
+    names = ["golden retriever of the far north", "flat-coated retriever of the far north"]
+    figure = plots.prediction_grid(IMAGES[:1], torch.tensor([0]), torch.tensor([1]), names)
+    assert figure.axes[0].get_title().split("\n") == ["golden… north,", "is flat-c…", "north"]
+
+
+def test_a_learning_rate_with_a_long_name_leaves_room_for_its_curve():
+    history = [{**entry(i, {"loss": 1.0}), "lr": {"discriminator" * 4: 0.1 / i, "b": 0.1}} for i in (1, 2)]
+    labels = drawn(plots.curves(history))["learning rate"]
+    assert max(map(len, labels)) <= plots.LONGEST_LABEL
+
+
+def test_a_late_epoch_is_written_out():
+    figure = plots.curves([entry(20_000 + i, {"loss": 1.0}) for i in range(9)])
+    figure.canvas.draw()
+    assert "20004" in [label.get_text() for label in figure.axes[0].get_xticklabels()]
+
+
 def test_a_long_title_is_broken_into_lines():
     title = plots.image_grid(IMAGES[:1], ["golden retriever of the far north and its puppies"]).axes[0].get_title()
     lines = title.split("\n")
@@ -270,6 +288,7 @@ CLASS_NAMES = [f"a rather long name of class number {number}" for number in rang
     [
         lambda: plots.curves([entry(i, {f"a_rather_long_metric_{k}": i * 1e-5 for k in range(9)}) for i in (1, 2)]),
         lambda: plots.curves([entry(1, {"loss": math.nan, "auc": 0.5})], best_epoch=1),
+        lambda: plots.curves([entry(10**6 + i, {"x" * 60: 1e-5 + i * 1e-10, "b": -i * 1e9}) for i in range(9)]),
         lambda: plots.confusion_matrix(torch.randint(0, 99999, (30, 30)), CLASS_NAMES),
         lambda: plots.confusion_matrix(torch.tensor([[7]]), ["cat"]),
         lambda: plots.class_bars({"a": [0.123] * 30, "b": [math.nan] * 30}, CLASS_NAMES),
@@ -278,7 +297,7 @@ CLASS_NAMES = [f"a rather long name of class number {number}" for number in rang
         ),
         lambda: plots.comparison({name: HISTORY for name in CLASS_NAMES}, ["loss"]),
     ],
-    ids=["curves", "one epoch", "matrix of 30", "matrix of 1", "bars", "grid", "comparison"],
+    ids=["curves", "one epoch", "a late epoch", "matrix of 30", "matrix of 1", "bars", "grid", "comparison"],
 )
 def test_nothing_is_cut_off_and_no_titles_or_labels_overlap(figure):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -295,8 +314,11 @@ def test_nothing_is_cut_off_and_no_titles_or_labels_overlap(figure):
                 box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1 and box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1
             )
             titles.append(panel.title.get_window_extent(renderer))
-        labels = [t.get_window_extent(renderer) for t in panel.get_yticklabels() if panel.axison and t.get_text()]
-        assert not any(a.overlaps(b) for a, b in zip(labels, labels[1:], strict=False))
+        for axis in (panel.xaxis, panel.yaxis) if panel.axison else ():
+            labels = [label.get_window_extent(renderer) for label in axis.get_ticklabels() if label.get_text()]
+            assert not any(a.overlaps(b) for a, b in zip(labels, labels[1:], strict=False))
+            factor = axis.get_offset_text()
+            assert not factor.get_text() or not factor.get_window_extent(renderer).overlaps(titles[-1])
     assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i] if a.width and b.width)
     for legend in figure.legends:
         box = legend.get_window_extent(renderer)

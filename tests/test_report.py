@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,25 @@ def test_what_users_name_is_escaped():
     assert not {"script", "b"} & set(page.tags)
     assert "<script>alert(1)</script> & 'so' \"on\"" in page.texts
     assert "<b>acc</b>" in page.texts and page.tags.count("img") == 2
+
+
+def test_a_huge_configuration_is_folded_and_its_long_values_are_cut():
+    config = {f"key{number}": number for number in range(500)} | {"long": "a" * 100_000 + "z"}
+    trainer = Tiny(config | {"_logdir": "runs", "_num_epochs": 1})
+    trainer.train()
+    path = trainer.run_dir / "report.html"
+    page = Page(path)
+    assert "503 entries" in page.texts and page.tags.count("details") == 2
+    assert ["key499", "499"] in page.rows
+    assert path.stat().st_size < 1_000_000 and "aaa…aaa" in path.read_text() and "aaaz<" in path.read_text()
+
+
+def test_a_report_without_pictures_has_no_place_for_them():
+    trainer = Tiny({"_logdir": "runs"})
+    trainer.train()
+    shutil.rmtree(trainer.run_dir / "plots")
+    page = Page(report.write(trainer.run_dir))
+    assert "img" not in page.tags and "Pictures" not in page.texts and "Epochs" in page.texts
 
 
 def folder(tmp_path, lines, config="class: Odd\nsettings:\n  _num_epochs: 9\n"):

@@ -66,9 +66,10 @@ class LRFinderResult:
         if self.suggestion is not None:
             panel.axvline(self.suggestion, color="crimson", linestyle="--", label=f"suggestion {self.suggestion:.2e}")
         if self.smoothed:
-            low, high = min(self.smoothed), max(self.smoothed)
-            room = 0.3 * ((high - low) or 1.0)
-            panel.set_ylim(low - room, high + room)  # the last losses may be any number of times as large
+            # The last losses may be any number of times as large as those that fell.
+            low, high = min(self.smoothed + self.losses), max(self.smoothed)
+            room = 0.1 * ((high - low) or 1.0)
+            panel.set_ylim(low - room, high + 2 * room)
         panel.set_xscale("log")
         panel.set_xlabel("learning rate")
         panel.set_ylabel("loss")

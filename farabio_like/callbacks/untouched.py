@@ -30,30 +30,52 @@ def untouched(trainer: ConvnetTrainer) -> Iterator[None]:
     ----------
     trainer : ConvnetTrainer
     """
+    values = list(vars(trainer).values())
+    restore = [
+        _module_back(part) for module in components.attribute_modules(trainer).values() for part in module.modules()
+    ]
+    restore += [_optimizer_back(part) for part in _parts(values) if isinstance(part, torch.optim.Optimizer)]
+    restore += [_scheduler_back(part) for part in components.each(trainer.scheduler)]
+    averages = [c for c in components.each(trainer.callbacks, list, tuple) if hasattr(c, "sign") and c.belongs(trainer)]
+    loader = trainer.train_loader
+    try:
+        with attributes_kept(trainer):
+            trainer.callbacks = []
+            if isinstance(loader, DataLoader) and loader.persistent_workers:
+                # Workers that stay belong to the loader, and those of a pass under way would start it anew.
+                trainer.train_loader = copy.copy(loader)
+                trainer.train_loader._iterator = None
+            # A per-step scheduler may end before the sweep does; every rate here is set anyway.
+            trainer._scheduler_step = "epoch"
+            try:
+                with preserved_rng(loader):
+                    yield
+            finally:
+                for back in restore:
+                    back()
+    finally:
+        for average in averages:
+            average.sign(trainer)  # the weights are again those that it belongs to
+
+
+@contextlib.contextmanager
+def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Call no callbacks, and afterwards give a trainer its attributes and its state of the run back.
+
+    The lists and dicts among the attributes get their contents back, too.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    """
     state, attributes = trainer._run_state, vars(trainer)
     kept = dict(attributes)
     contents = [(value, copy.copy(value)) for value in kept.values() if type(value) in (list, dict)]
     run = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    restore = [
-        _module_back(part) for module in components.attribute_modules(trainer).values() for part in module.modules()
-    ]
-    restore += [_optimizer_back(part) for part in _parts(kept.values()) if isinstance(part, torch.optim.Optimizer)]
-    restore += [_scheduler_back(part) for part in components.each(trainer.scheduler)]
-    averages = [c for c in components.each(trainer.callbacks, list, tuple) if hasattr(c, "sign") and c.belongs(trainer)]
-    trainer.callbacks, state.listeners = [], {}
-    loader = trainer.train_loader
-    if isinstance(loader, DataLoader) and loader.persistent_workers:
-        # Workers that stay belong to the loader, and those of a pass under way would start it anew.
-        trainer.train_loader = copy.copy(loader)
-        trainer.train_loader._iterator = None
-    # A per-step scheduler may end before the sweep does; every rate here is set anyway.
-    trainer._scheduler_step = "epoch"
+    state.listeners = {}
     try:
-        with preserved_rng(loader):
-            yield
+        yield
     finally:
-        for back in restore:
-            back()
         for name, value in run.items():
             setattr(state, name, value)
         attributes.clear()
@@ -61,8 +83,6 @@ def untouched(trainer: ConvnetTrainer) -> Iterator[None]:
         for value, content in contents:
             value.clear()
             value.extend(content) if isinstance(value, list) else value.update(content)
-        for average in averages:
-            average.sign(trainer)  # the weights are again those that it belongs to
 
 
 def _parts(values: Iterable[Any]) -> Iterator[Any]:

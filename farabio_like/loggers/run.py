@@ -223,6 +223,22 @@ def start(trainer: ConvnetTrainer) -> None:
         worker.thread.start()
 
 
+@contextlib.contextmanager
+def during_test(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Let the loggers of a run that is over record its test; those of a run that goes on are there."""
+    state = trainer._run_state
+    if state.running is not None or state.recording is None:
+        yield
+        return
+    start(trainer)
+    try:
+        yield
+    except BaseException as error:
+        finish(trainer, error)
+        raise
+    finish(trainer, None)
+
+
 def make(name: str) -> Logger:
     """Return a new logger by its name."""
     module, cls, arguments, _ = NAMES[name]
@@ -230,7 +246,7 @@ def make(name: str) -> Logger:
 
 
 def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
-    """Record the metrics of an epoch, its learning rate and its seconds."""
+    """Record the metrics of an epoch or of a test, and the learning rate and the seconds of the first."""
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
         return
@@ -254,9 +270,9 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
 
 
 def numbers_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the single numbers of an entry of the history, with ``train/`` or ``valid/`` before metrics."""
+    """Return the single numbers of an entry of the history, with ``train/``, ``valid/`` or ``test/`` before metrics."""
     values: dict[str, Any] = {"epoch": entry["epoch"]}
-    for part in ("train", "valid"):
+    for part in ("train", "valid", "test"):
         for name, value in entry.get(part, {}).items():
             if isinstance(value, (int, float)):
                 values[f"{part}/{name}"] = value

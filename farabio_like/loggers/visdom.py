@@ -150,7 +150,9 @@ class VisdomLogger(Logger):
     def flush(self) -> None:
         """Send the windows that changed, if a second has passed; after epochs, have the server save them."""
         now = time.monotonic()
-        if (now < self.next_time and self.deadline is None) or not (self.due or self.unsaved):
+        # While the server is away the worker waits between two tries; to send nothing would pass for success.
+        early = now < self.next_time and not self.away and self.deadline is None
+        if early or not (self.due or self.unsaved):
             return
         self.next_time = now + REDRAW_SECONDS
         if self.away:  # it may have been started anew, with nothing
@@ -246,11 +248,15 @@ class VisdomLogger(Logger):
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError:
             return
+        epoch = 0
         for line in lines:
             try:
                 entry = json.loads(line)
             except ValueError:  # the last line of a run that was killed
                 continue
+            epoch = entry.get("epoch", epoch)
+            if "test" in entry:  # of the epoch before it
+                entry["epoch"] = epoch
             if "epoch" in entry:
                 from .run import numbers_of
 

@@ -312,6 +312,7 @@ def test_picture():
     [panel] = result.figure().axes
     assert [line.get_label() for line in panel.lines] == ["loss", "smoothed", f"suggestion {result.suggestion:.2e}"]
     assert list(panel.lines[0].get_xdata()) == result.lrs and panel.get_xscale() == "log"
+    assert panel.get_ylim()[0] < min(result.losses), "what fell is seen, what diverges may leave the picture"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,46 @@ def test_hook_may_name_loggers_and_hooks_may_record():
     trainer.loggers.scalars({"nobody": 1})  # outside of a run
 
 
+class WithTest(Tiny):
+    def on_test_end(self):
+        self.loggers.text("note", "tested")
+        if self.config.get("fails"):
+            raise RuntimeError
+
+
+def test_a_test_after_the_run_is_recorded():
+    logger = Kept()
+    trainer = WithTest({"_loggers": logger, "_log_interval": 1, "_logdir": "runs"})
+    trainer.test()
+    assert not logger.got, "there is no run that it could belong to"
+    trainer.train()
+    lines = len(logger.got)
+    metrics = trainer.test()
+    kinds = [record[0] for record in logger.got[lines:]]
+    assert kinds == ["start", "text", "text", "scalars", "text", "finish"]
+    assert ("text", "note", "tested", 6) in logger.got[lines:]
+    assert ("scalars", {"epoch": 2.0, "test/loss": metrics["loss"]}, 6) in logger.got[lines:]
+    assert logger.got[-1] == ("finish", "finished") and not trainer._run_state.recording.workers
+
+
+def test_a_test_that_fails_closes_its_loggers():
+    logger = Kept()
+    trainer = WithTest({"_loggers": logger, "fails": True})
+    trainer.train()
+    with pytest.raises(RuntimeError):
+        trainer.test()
+    assert logger.got[-1] == ("finish", "failed") and not trainer._run_state.recording.workers
+
+
+def test_a_test_within_a_run_is_recorded_by_it():
+    logger = Kept()
+    trainer = Tiny({"_loggers": logger, "_num_epochs": 1})
+    trainer.on_epoch_end = trainer.test
+    trainer.train()
+    assert [record[0] for record in logger.got].count("start") == 1
+    assert any("test/loss" in values for _, values, _ in logger.scalar_records())
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("x"), "failed"), (KeyboardInterrupt(), "interrupted"), (None, "finished")]
 )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from farabio_like import ConfigError
+from farabio_like.loggers import worker
 from farabio_like.loggers.curves import MOST_KEPT, MOST_POINTS, Curve, thin
 from farabio_like.loggers.visdom import VisdomLogger
 
@@ -126,36 +127,65 @@ def wait_for(condition):
     assert condition()
 
 
-@pytest.mark.slow
-@pytest.mark.integration
-@pytest.mark.parametrize("what", ["killed", "hung", "late"])
-def test_points_are_complete_after_the_server_returns(what, server):
-    if what != "late":
-        server.start()
-    trainer = Interrupted({"_num_epochs": 8, "_loggers": VisdomLogger(port=server.port, env=what), "_log_interval": 1})
-    trainer.break_server = {"killed": server.kill, "hung": server.hang, "late": lambda: None}[what]
-    trainer.mend_server = server.go_on if what == "hung" else server.start
-    if what == "late":
-        trainer.on_epoch_end = lambda: Interrupted.on_epoch_end(trainer) if trainer.epoch == 6 else None
+@pytest.fixture
+def impatient(monkeypatch):
+    """Wait less between two tries than a run of hours does."""
+    monkeypatch.setattr(worker, "LONGEST_PAUSE", 0.5)
+
+
+def check_interrupted(trainer, server, env):
+    """Train, and look at what the server holds in the end, and at the weights."""
     said, weights = run(trainer)
     assert len(said) == 2, said
     assert "cannot write" in said[0] and "writes again; nothing is lost" in said[1]
     for part in ("train", "valid"):
-        assert server.curve(what, "loss", part) == expected(trainer.history, part, "loss")
-    assert list(server.curve(what, "running/loss", "running/loss")) == list(range(1, 25))
+        assert server.curve(env, "loss", part) == expected(trainer.history, part, "loss")
+    assert list(server.curve(env, "running/loss", "running/loss")) == list(range(1, 25))
     _, plain = run(Tiny({"_num_epochs": 8}))
     assert all(torch.equal(plain[name], weights[name]) for name in plain)
 
 
-@pytest.mark.slow
+def interrupted(server, env):
+    return Interrupted({"_num_epochs": 8, "_loggers": VisdomLogger(port=server.port, env=env), "_log_interval": 1})
+
+
 @pytest.mark.integration
-def test_end_of_a_run_is_bounded_while_the_server_hangs(server):
+def test_points_are_complete_after_a_killed_server_returns(server, impatient):
     server.start()
-    server.hang()
-    logger = VisdomLogger(port=server.port)
+    trainer = interrupted(server, "killed")
+    trainer.break_server, trainer.mend_server = server.kill, server.start
+    check_interrupted(trainer, server, "killed")
+
+
+@pytest.mark.integration
+def test_points_are_complete_after_an_absent_server_comes(server, impatient):
+    trainer = interrupted(server, "absent")
+    trainer.mend_server = server.start
+    trainer.on_epoch_end = lambda: Interrupted.on_epoch_end(trainer) if trainer.epoch == 6 else None
+    check_interrupted(trainer, server, "absent")
+
+
+@pytest.mark.integration
+def test_points_are_complete_after_a_hung_server_goes_on(lasting, impatient):
+    trainer = interrupted(lasting, "hung")
+    trainer.break_server, trainer.mend_server = lasting.hang, lasting.go_on
+    try:
+        check_interrupted(trainer, lasting, "hung")
+    finally:
+        lasting.go_on()
+
+
+@pytest.mark.integration
+def test_end_of_a_run_is_bounded_while_the_server_hangs(lasting):
+    lasting.hang()
+    logger = VisdomLogger(port=lasting.port)
+    logger.close_seconds = 2.0
     started = time.monotonic()
-    said, _ = run(Tiny({"_loggers": logger}))
-    assert time.monotonic() - started < logger.close_seconds + 10
+    try:
+        said, _ = run(Tiny({"_loggers": logger}))
+    finally:
+        lasting.go_on()
+    assert time.monotonic() - started < logger.close_seconds + 5
     assert len(said) == 2
 
 
@@ -163,9 +193,11 @@ def test_run_that_goes_on_shows_its_earlier_points(lasting):
     trainer = Tiny({"_loggers": "visdom", "_logdir": "runs", "visdom_port": lasting.port, "visdom_env": "on"})
     trainer._loggers = VisdomLogger()
     trainer.train()
+    tested = trainer.test()
     trainer._loggers = VisdomLogger()  # as another process has it
     trainer.train()
     assert lasting.curve("on", "loss", "train") == expected(trainer.history, "train", "loss")
+    assert lasting.curve("on", "loss", "test") == {2: tested["loss"]}
     assert len(trainer.history) == 4
 
 
