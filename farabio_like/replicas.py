@@ -201,6 +201,8 @@ def _replicas(own: dict[str, Any]) -> list[Replica]:
 
 def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
     parameters = list(module.parameters())
+    if shards.is_module(module):
+        shards.check_module(trainer, name, module)
     done = isinstance(module, DistributedDataParallel) or shards.is_module(module)
     if done or (parameters and all(id(p) in covered for p in parameters)):
         return module

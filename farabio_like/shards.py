@@ -115,6 +115,16 @@ def is_module(module: Any) -> bool:
     return isinstance(module, nn.Module) and is_sharded(next(module.parameters(), None))
 
 
+def check_module(trainer: ConvnetTrainer, name: str, module: nn.Module) -> None:
+    """Raise a ConfigError for a module in shards of which a hook has replaced a part, whose gradients nobody sums."""
+    new = [key for key, parameter in module.named_parameters() if not is_sharded(parameter)]
+    if new:
+        raise ConfigError(
+            f"{type(trainer).__name__}: self.{name} is in shards, and {len(new)} of its parameters have been replaced "
+            f"since, the first is {new[0]}. Build all of it in build_model."
+        )
+
+
 def class_of(module: Any) -> type:
     """Return the class of a module before it was put in shards: PyTorch makes a new one of it."""
     return type(module).__mro__[2] if hasattr(module, "set_requires_gradient_sync") else type(module)
