@@ -144,10 +144,14 @@ def refused():
             super().build_model()
             self.optimizer = torch.optim.LBFGS(self.model.parameters())
 
+    class Replaced(Base):
+        def on_train_epoch_start(self):
+            self.model[2] = nn.Linear(5, 2).double()
+
     said = []
-    for cls in (Scalar, Kinds, Vector):
+    for build in (Scalar, Kinds, Vector, lambda: Replaced().train()):
         try:
-            cls()
+            build()
         except ConfigError as error:
             said.append(str(error))
     return said

@@ -41,7 +41,7 @@ def of_several(results, job):
 def test_the_weights_are_those_of_one_process(results):
     alone = results[1][0]["parity"]
     for ranks, found in of_several(results, "parity"):
-        for name in alone:
+        for name in found:
             assert same(found[name], alone[name]), (ranks, name)
 
 
@@ -140,7 +140,8 @@ def test_the_other_steps_and_refusals(tmp_path):
     for found in run(2, SHARDED, tmp_path, "skipping", "mixed", "refused", "full"):
         assert same(found["skipping"], alone["skipping"])
         assert same(found["mixed"], alone["mixed"], 1e-3)
-        scalar, kinds, vector = found["refused"]
+        scalar, kinds, vector, replaced = found["refused"]
+        assert "2 of its parameters have been replaced since, the first is 2.weight" in replaced
         assert "self.model has the parameter scale without a dimension" in scalar
         assert "parameters of torch.float32 and torch.float64" in kinds
         assert "LBFGS and _strategy = 'fsdp' do not go together" in vector
