@@ -71,7 +71,7 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path,
         for other in others:
             _link(path, other)
         for folder in {path.parent, *(other.parent for other in others)}:
-            _sync_folder(folder)
+            sync_folder(folder)
     except BaseException as error:
         size = temporary.stat().st_size if temporary.exists() else 0
         with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path,
         if isinstance(cause, OSError) and cause is not handled:
             raise CheckpointError(
                 f"cannot write {path}: {cause.strerror or cause}. It needs {_size_of(write)} bytes, {size} could be "
-                f"written; {_free_bytes(path)} bytes are free. The older file, if there is one, is untouched."
+                f"written; {free_bytes(path)} bytes are free. The older file, if there is one, is untouched."
             ) from cause
         raise
 
@@ -124,7 +124,7 @@ def link_durably(source: Path, path: Path) -> None:
     """Give the finished file `source` a second name, as durably as writing it again."""
     if distributed.is_main():
         _link(source, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _link(source: Path, path: Path) -> None:
@@ -144,7 +144,8 @@ def _copy_into(source: Path, file: IO[bytes]) -> None:
         shutil.copyfileobj(original, file)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk."""
     if os.name == "posix":  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -153,7 +154,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _free_bytes(path: Path) -> int | str:
+def free_bytes(path: Path) -> int | str:
+    """Return how much room there is in the folder of a file."""
     try:
         return shutil.disk_usage(path.parent).free
     except OSError:
@@ -341,11 +343,16 @@ def _is_intact(path: Path) -> bool | None:
             archive = zipfile.is_zipfile(path)
             return False if archive and trailer[-_ZIP_END : -_ZIP_END + 4] != b"PK\x05\x06" else None
         file.seek(0)
-        found, left = hashlib.sha256(), size - _TRAILER
-        while left and (part := file.read(min(left, 1 << 20))):
-            found.update(part)
-            left -= len(part)
-    return found.hexdigest().encode() == trailer[len(_MARK) :]
+        return digest(file, size - _TRAILER).encode() == trailer[len(_MARK) :]
+
+
+def digest(file: IO[bytes], left: int) -> str:
+    """Return the SHA-256 of the next so many bytes of a file."""
+    found = hashlib.sha256()
+    while left and (part := file.read(min(left, 1 << 20))):
+        found.update(part)
+        left -= len(part)
+    return found.hexdigest()
 
 
 def sweep(folder: Path, alive: Callable[[int], bool] | None = None) -> None:

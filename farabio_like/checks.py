@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from . import components, compute, data, distributed, stages
+from . import components, compute, data, distributed, shards, stages
 from .errors import ConfigError, DataError, HookError, closest
 from .loggers import run as loggers
 
@@ -212,7 +212,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         ("_monitor_mode", (None, "min", "max")),
         ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
-        ("_strategy", (None, "ddp")),
+        ("_strategy", (None, "ddp", "fsdp")),
     ):
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
@@ -225,6 +225,7 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}: _save_minutes is {minutes!r}; expected None or a number above 0.")
     compute.check_settings(trainer)
     distributed.check(trainer)
+    shards.check(trainer)
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from . import shards
 from .errors import CheckpointError, ConfigError
 
 WRAPPER_PARTS = ("module", "_orig_mod")
@@ -201,7 +202,7 @@ def _fit(module: nn.Module, state: Mapping[str, Any], where: str, name: str) -> 
                 shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
                 lines.append(f"  {len(keys)} {kind}: {shown}")
         raise CheckpointError("\n".join([*lines, "The model in memory is unchanged."]))
-    return {plain[key]: value for key, value in given.items()}
+    return {plain[key]: shards.like(value, own[plain[key]]) for key, value in given.items()}
 
 
 def _bare(key: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import components
+from . import components, shards
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def prepare_modules(trainer: ConvnetTrainer) -> None:
     models = components.modules_of(trainer)
     for module in (*models, *components.each(trainer.criterion)):
         if isinstance(module, nn.Module):
-            module.to(trainer.device)
+            # Modules in shards go there piece by piece: all of them may be too large for one device.
+            if not (shards.wanted(trainer) and any(p.requires_grad for p in module.parameters())):
+                module.to(trainer.device)
             if trainer._channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer._compile is not False:

@@ -235,6 +235,11 @@ def agreed(*flags: bool) -> list[bool]:
     return [count > 0 for count in reduce_sums([float(flag) for flag in flags])]
 
 
+def control() -> Any:
+    """Return the group over which objects travel, None in one process."""
+    return _control
+
+
 def store() -> Any:
     """Return what every rank can write to and read from without the others taking part."""
     return _store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from . import components
+from . import components, distributed, shards
 from .errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def bad_parameters(trainer: ConvnetTrainer) -> list[str]:
-    """Return the names of the parameters that are not finite."""
-    return _bad(dict(components.named_parameters(trainer)))
+    """Return the names of the parameters that are not finite; of those in shards this rank sees its own."""
+    return _bad({name: shards.local(parameter) for name, parameter in components.named_parameters(trainer)})
 
 
 def _bad(parameters: Mapping[str, Tensor]) -> list[str]:
@@ -31,6 +31,8 @@ def _bad(parameters: Mapping[str, Tensor]) -> list[str]:
 
 def weights_are_finite(trainer: ConvnetTrainer, parameters: Mapping[str, Tensor] | None = None) -> bool:
     """Return whether every weight is; the last good files stay where one is not.
+
+    Where the weights are in shards, all ranks have to call it.
 
     Parameters
     ----------
@@ -44,6 +46,8 @@ def weights_are_finite(trainer: ConvnetTrainer, parameters: Mapping[str, Tensor]
         Unless ``_on_nonfinite`` is ``"warn"``.
     """
     bad = _bad(parameters) if parameters is not None else bad_parameters(trainer)
+    if shards.are_in(trainer):
+        bad = list(dict.fromkeys(name for found in distributed.gather_objects(bad) for name in found))
     if bad:
         _report(trainer, f"{len(bad)} parameters are not finite in epoch {trainer._epoch}, the first is {bad[0]}")
     return not bad

@@ -30,6 +30,7 @@ from . import (
     resume,
     rundir,
     saving,
+    shards,
     signals,
     stepping,
     whereabouts,
@@ -99,6 +100,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if found is None:
         return
     saved, path = found
+    saved = shards.filled(trainer, saved, path)
     resume.take_over(trainer, saved, path)
     folder = path.parent.parent
 
@@ -113,6 +115,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         if distributed.is_main():
             for swept in (path.parent, folder):
                 checkpoint.sweep(swept)
+            shards.sweep(path.parent)
             state.run.rewind(state.history, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
@@ -379,7 +382,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         load(trainer, state.run.best)
     if state.run is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
-            checkpoint.save(components.model_state(components.model_of(trainer)), state.run.weights)
+            checkpoint.save(shards.whole_state(components.model_state(components.model_of(trainer))), state.run.weights)
         pictures.draw_run(trainer)
     closing = []
     if state.best is not None:
@@ -429,6 +432,8 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
         state.weights = state.loaded or "those in memory" + ("" if state.trained else ", as built: no run was found")
         return
     found = distributed.from_main(partial(_read, path))
+    if "format" in found:
+        found = shards.filled(trainer, {**found, "run": None}, path)
     try:
         components.load_model_state(components.model_of(trainer), checkpoint.weights_of(found), str(path))
     except CheckpointError as error:
@@ -446,7 +451,9 @@ def load(trainer: ConvnetTrainer, path: str | Path | None) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return checkpoint.read(path / "model.pth" if path.is_dir() else path)
+    found = checkpoint.read(path / "model.pth" if path.is_dir() else path)
+    shards.check_folder(found, path)
+    return found
 
 
 def open_test(trainer: ConvnetTrainer) -> None:

@@ -1,4 +1,7 @@
-"""The modules of a trainer under ``torchrun``: wrapped so that every step averages the gradients over the ranks."""
+"""The modules of a trainer under ``torchrun``: wrapped so that every step averages the gradients over the ranks.
+
+Those of which each rank has a part only are made in `farabio_like.shards`.
+"""
 
 # No postponed annotations here: DistributedDataParallel looks at those of its communication hook.
 import math
@@ -12,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from . import components, distributed
+from . import components, distributed, shards
 from .errors import ConfigError, HookError
+from .forwarding import Forwarded
 from .meeting import Meetings
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ class Ranks:
     meetings : Meetings
     held : list
         What this rank wants when the ranks meet.
+    mesh : DeviceMesh or None
+        Over which modules are in shards.
     """
 
     def __init__(self) -> None:
@@ -44,11 +50,19 @@ class Ranks:
         self.share_of_step = self.weight = 1 / self.count
         self.meetings = Meetings()
         self.held: list[Any] = []
+        self.mesh: Any = None
 
     def share(self, samples: int, on_all: int) -> None:
         """Note the samples of a step."""
         self.samples = on_all
         self.share_of_step = self.weight = samples / on_all if on_all else 1 / self.count
+
+    def weigh(self, gradients: Tensor) -> None:
+        """Multiply the gradients of this rank by its share."""
+        if self.weight:
+            gradients.mul_(self.weight)
+        else:
+            gradients.zero_()  # those of a stand-in may be NaN
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
         """Stay one: the wrapped modules of a copied trainer look here."""
@@ -112,7 +126,7 @@ class Replica(DistributedDataParallel):
                 raise
         found = getattr(module, name)
         if isinstance(found, MethodType) and found.__self__ is module:
-            return _Forwarded(self, found)
+            return Forwarded(self, found)
         return found
 
 
@@ -121,41 +135,10 @@ def _learning(module: nn.Module) -> dict[int, bool]:
     return {id(parameter): parameter.requires_grad for parameter in module.parameters()}
 
 
-class _Forwarded:
-    """A method of the module inside, run by the wrapper's forward."""
-
-    def __init__(self, replica: Replica, method: MethodType) -> None:
-        self.replica = replica
-        self.method = method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module, method = self.replica.module, self.method
-        own = module.__dict__.get("forward")
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            restore()
-            return method(*args, **kwargs)
-
-        def restore() -> None:
-            module.__dict__.pop("forward", None)
-            if own is not None:
-                module.__dict__["forward"] = own
-
-        module.__dict__["forward"] = forward
-        try:
-            return self.replica(*args, **kwargs)
-        finally:
-            if module.__dict__.get("forward") is forward:
-                restore()
-
-
 def _weighted_sum(replica: Replica, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """Sum the gradients of all ranks, each by its share of the samples."""
-    gradients, weight = bucket.buffer(), replica.ranks.weight
-    if weight:
-        gradients.mul_(weight)
-    else:
-        gradients.zero_()  # those of a stand-in may be NaN
+    gradients = bucket.buffer()
+    replica.ranks.weigh(gradients)
     work = dist.all_reduce(gradients, async_op=True)
     return work.get_future().then(_first)
 
@@ -165,9 +148,10 @@ def _first(future: Any) -> Any:
 
 
 def replicate(trainer: "ConvnetTrainer") -> None:
-    """Wrap every module of a trainer that learns, and give the others rank 0's values; what is wrapped stays.
+    """Wrap every module of a trainer that learns, or put it in shards, and give the others rank 0's values.
 
-    Called after the model is built, and before the batches of every epoch, for what hooks have built or frozen since.
+    What is wrapped, or in shards, stays. Called after the model is built, and before the batches of every epoch, for
+    what hooks have built or frozen since.
 
     Raises
     ------
@@ -179,12 +163,13 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         return
     if state.ranks is None:
         state.ranks = Ranks()
+        state.ranks.mesh = shards.make_mesh(trainer)
         if distributed.rank():  # not the same dropout on every rank
             torch.manual_seed((torch.initial_seed() + distributed.rank()) % 2**63)
     own = vars(trainer)
     for replica in _replicas(own):
         replica.follow_module()
-    covered = {id(p) for part in _replicas(own) for p in part.parameters()}
+    covered = {id(p) for part in _parallel(own) for p in part.parameters()}
     # The model first: another attribute may be a part of it.
     for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
         value = own[name]
@@ -201,39 +186,51 @@ def replicate(trainer: "ConvnetTrainer") -> None:
     _check_optimizers(trainer, covered)
 
 
-def _replicas(own: dict[str, Any]) -> list[Replica]:
-    found: list[Replica] = []
+def _parallel(own: dict[str, Any]) -> list[nn.Module]:
+    """Return the modules that are replicas, or in shards."""
+    found: list[nn.Module] = []
     for value in own.values():
         parts = value.values() if isinstance(value, MutableMapping) else value if isinstance(value, list) else [value]
-        found += [part for part in parts if isinstance(part, Replica)]
+        found += [part for part in parts if isinstance(part, Replica) or shards.is_module(part)]
     return found
+
+
+def _replicas(own: dict[str, Any]) -> list[Replica]:
+    return [part for part in _parallel(own) if isinstance(part, Replica)]
 
 
 def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
     parameters = list(module.parameters())
-    if isinstance(module, DistributedDataParallel) or (parameters and all(id(p) in covered for p in parameters)):
+    if shards.is_module(module):
+        shards.check_module(trainer, name, module)
+    done = isinstance(module, DistributedDataParallel) or shards.is_module(module)
+    if done or (parameters and all(id(p) in covered for p in parameters)):
         return module
     if any(components.is_lazy(p) for p in parameters):
         raise ConfigError(
             f"{type(trainer).__name__}: self.{name} has parameters without a shape yet, which ranks cannot share. "
             "Run one batch through it in build_model."
         )
-    covered.update(id(p) for p in parameters)
     if not any(p.requires_grad for p in parameters):
         for tensor in module.state_dict().values():
             if isinstance(tensor, Tensor):
                 dist.broadcast(tensor, src=0)
+        covered.update(id(p) for p in parameters)
         return module
-    module.to(trainer.device)
     if trainer._sync_batchnorm and trainer.device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     elif trainer._sync_batchnorm:
         trainer._run_state.console.once(
             "_sync_batchnorm is set, but works on CUDA only: each process normalises over its own part of a batch"
         )
-    optimizers = [_held(optimizer) for optimizer in components.each(trainer.optimizer)]
-    in_parts = sum(any(id(p) in held for p in parameters) for held in optimizers) > 1
-    return Replica(module, ranks, trainer.device, in_parts)
+    if ranks.mesh is not None:
+        module = shards.shard(trainer, ranks, name, module)
+    else:
+        optimizers = [_held(optimizer) for optimizer in components.each(trainer.optimizer)]
+        in_parts = sum(any(id(p) in held for p in parameters) for held in optimizers) > 1
+        module = Replica(module.to(trainer.device), ranks, trainer.device, in_parts)
+    covered.update(id(p) for p in module.parameters())
+    return module
 
 
 def _held(optimizer: Any) -> set[int]:
@@ -257,14 +254,16 @@ def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
     assert ranks is not None
     if not weigh:
         ranks.weight = 1.0  # each loss of a window was weighted by itself
-    for replica in _replicas(vars(trainer)):
-        replica.require_backward_grad_sync = closes
+    for module in _parallel(vars(trainer)):
+        # Gradients in shards are summed each time: gathered whole, they would take the memory that shards save.
+        if isinstance(module, Replica):
+            module.require_backward_grad_sync = closes
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:
     """Sum what the ranks have gathered in a window that was not known to be the last one."""
     for parameter in parameters:
-        if parameter.requires_grad:
+        if parameter.requires_grad and not shards.is_sharded(parameter):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
@@ -294,15 +293,15 @@ def check_weights(trainer: "ConvnetTrainer") -> None:
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:
     """Give all ranks the same buffers: the mean of the ranks' batch statistics, else those of rank 0."""
-    for replica in _replicas(vars(trainer)):
+    for module in map(components.unwrap, _parallel(vars(trainer))):
         averaged = {
             id(buffer)
-            for part in replica.module.modules()
+            for part in module.modules()
             if isinstance(part, _NormBase)
             for buffer in (part.running_mean, part.running_var)
             if buffer is not None
         }
-        for buffer in replica.module.buffers():
+        for buffer in module.buffers():
             if id(buffer) in averaged:
                 dist.all_reduce(buffer)
                 buffer.div_(distributed.world_size())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from . import checkpoint, components, distributed, owned, positions, rng, stepping
+from . import checkpoint, components, distributed, owned, positions, rng, shards, stepping
 from .callbacks import base as events
 from .callbacks.metric import MetricCallback
 from .errors import CheckpointError, ConfigError
@@ -71,7 +71,7 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "best": list(state.best) if state.best is not None else None,
             "history": plain(state.history, "history"),  # all of it: hooks may add to any entry
             "components": {
-                name: {"class": type(part).__qualname__, "state": plain(_state_dict(part), name)}
+                name: {"class": _class_name(part), "state": plain(_state_dict(part), name)}
                 for name, part in _components(trainer).items()
             },
             "callbacks": _callbacks(trainer),
@@ -136,10 +136,14 @@ def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
     parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
     ranks, rank = distributed.world_size(), distributed.rank()
+    # Gradients in shards are those of all ranks already; modules in shards need them on every rank.
+    states = [run["stepping"]] if "shards" in saved else [part["stepping"] for part in parts]
+    merged = stepping.merged(states, empty=rank > 0 and not shards.are_in(trainer))
     if len(parts) == ranks:
         own = parts[rank]
+        if "shards" in saved or shards.are_in(trainer):
+            own = {**own, "stepping": merged}
     else:
-        merged = stepping.merged([part["stepping"] for part in parts], empty=rank > 0)
         if rank:
             there = parts[0].get("callbacks", run["callbacks"])
             measuring = {
@@ -171,6 +175,11 @@ def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
 def _packed(state: dict[str, Any]) -> dict[str, Any]:
     # One that came from a checkpoint is packed already.
     return state if isinstance(state["python"], list) else rng.packed(state)
+
+
+def _class_name(part: Any) -> str:
+    inside = components.unwrap(part) if isinstance(part, nn.Module) else part
+    return shards.class_of(inside).__qualname__
 
 
 def _state_dict(part: Any) -> Any:
@@ -474,9 +483,9 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) 
     for name, part in there.items():
         if name in saved:
             then, values = saved[name]["class"], saved[name]["state"]
-            if then != type(part).__qualname__:
+            if then != _class_name(part):
                 raise CheckpointError(
-                    f"{file}: self.{name} was a {then} when it was written, now it is a {type(part).__qualname__}. "
+                    f"{file}: self.{name} was a {then} when it was written, now it is a {_class_name(part)}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
             _load_component(name, part, values, file)
@@ -486,6 +495,8 @@ def _load_component(name: str, part: Any, values: Any, file: str) -> None:
     if isinstance(part, nn.Module):
         components.load_model_state(part, values, f"{file}, for self.{name},")
         return
+    # A copy: an optimizer takes the tensors that it is given, and changes them.
+    values = copy.deepcopy(values)
     if isinstance(part, torch.optim.Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
         for index, entry in values["state"].items():
@@ -497,9 +508,9 @@ def _load_component(name: str, part: Any, values: Any, file: str) -> None:
                         f"{file}: of self.{name}, {key!r} for parameter {index} has the shape "
                         f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
                     )
+                entry[key] = shards.like(value, parameters[index])
     try:
-        # A copy: an optimizer takes the tensors that it is given, and changes them.
-        part.load_state_dict(copy.deepcopy(values))
+        part.load_state_dict(values)
         if isinstance(part, torch.optim.Optimizer):
             # Or its scheduler warns, where it moves before the next step.
             part._opt_called = True  # type: ignore[attr-defined]
@@ -772,4 +783,5 @@ def _read(path: Path) -> dict[str, Any]:
     found = checkpoint.read(path)
     if "run" not in found:
         raise CheckpointError(f"{path} holds weights alone, from which no run can go on; load them: load_model(path).")
+    shards.check_folder(found, path)
     return found

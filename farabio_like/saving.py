@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from . import checkpoint, components, distributed, nonfinite, resume, signals
+from . import checkpoint, components, distributed, nonfinite, resume, shards, signals
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
     if not components.modules_of(trainer):
         return
     state = trainer._run_state
+    if shards.are_in(trainer):
+        if together and nonfinite.weights_are_finite(trainer):
+            for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
+                _write_now(trainer, [path for path in paths if path.parent == folder])
+        return
     run = state.run
     of_the_run = run is not None and paths[0].parent == run.last.parent
     saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
@@ -69,6 +74,7 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
         if of_the_run:
             assert run is not None
             resume.write_index(run.path, saved, paths)
+            shards.sweep(run.last.parent)
             state.saved_step = saved["step"]
 
     # In the background copies of the tensors are written: the run goes on changing the tensors themselves.
@@ -79,8 +85,21 @@ def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, A
     """Return the state of the run, with what each of several ranks has for itself where all of them call it."""
     saved = resume.state_of(trainer)
     if together and trainer._run_state.ranks is not None:
-        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(resume.state_of_rank(trainer)))
+        own, _ = shards.taken_out(resume.state_of_rank(trainer), "/run")  # the state has the same tensors
+        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(own))
     return saved
+
+
+def _write_now(trainer: ConvnetTrainer, paths: list[Path]) -> None:
+    """Write one checkpoint under these names of one folder; all ranks call it."""
+    state = trainer._run_state
+    saved = _state_of_all(trainer)
+    if shards.are_in(trainer):
+        saved = shards.put_down(saved, paths[0].parent)
+    checkpoint.save(saved, *paths)
+    if distributed.is_main() and state.run is not None and paths[0].parent == state.run.last.parent:
+        resume.write_index(state.run.path, saved, paths)
+        shards.sweep(state.run.last.parent)
 
 
 def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
@@ -90,10 +109,7 @@ def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
         state.saves.append(path)
         state.asked.append("save")
     else:
-        saved = _state_of_all(trainer)
-        checkpoint.save(saved, path)
-        if distributed.is_main() and state.run is not None and path.parent == state.run.last.parent:
-            resume.write_index(state.run.path, saved, [path])
+        _write_now(trainer, [path])
 
 
 def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
@@ -106,7 +122,8 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
     at_once = signals.stops_at_once(state, error)
     if state.ranks is not None:
-        if not distributed.is_main() or distributed.starts_again():  # that goes on exactly, from the last common save
+        # Alone, a rank has its own shards only; one that starts again goes on exactly, from the last common save.
+        if not distributed.is_main() or shards.are_in(trainer) or distributed.starts_again():
             return
         stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
     if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "_loss_weights": None,  # for a dict of criteria: None (sum), "mean", or {name: weight}
     "_evaluate_first": False,  # evaluate once before the first step
     "_load_best": False,  # end with the best epoch's weights in memory
-    "_strategy": None,  # under torchrun: "ddp", which None is too
+    "_strategy": None,  # under torchrun: "ddp", which None is too, or "fsdp": the model in shards
     "_dist_timeout": None,  # seconds after which a rank gives up waiting for another one; None: PyTorch's own limit
     "_sync_batchnorm": False,  # batch norm over the batches of all ranks; on CUDA
     "_on_nonfinite": "raise",  # or "warn", "skip": what a NaN or infinite training loss gets

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
-from . import data, distributed, replicas
+from . import data, distributed, replicas, shards
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -205,25 +205,30 @@ def ranked(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator
 
     Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
     that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
+    Where the model is in shards an evaluation has stand-ins too, for a forward pass needs all ranks.
     """
+    training = name == "train"
+    together = training or shards.are_in(trainer)
     sampler = getattr(getattr(trainer, f"{name}_loader"), "batch_sampler", None)
     before = getattr(sampler, "plan", None)
     iterator = iter(items)
     item = next(iterator, _END)
     plan: Any = getattr(sampler, "plan", None)
-    if name == "train":
+    if training:
         for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
     if item is not _END and plan is not before and plan:
-        yield from _planned(trainer, name == "train", item, iterator, plan)
-    elif name == "train":
-        yield from _agreed(trainer, item, iterator)
+        yield from _planned(trainer, training, together, item, iterator, plan)
+    elif together:
+        yield from _agreed(trainer, training, item, iterator)
     elif item is not _END:
         yield item
         yield from iterator
 
 
-def _planned(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any], plan: Any) -> Iterator[Any]:
+def _planned(
+    trainer: ConvnetTrainer, training: bool, together: bool, item: Any, items: Iterator[Any], plan: Any
+) -> Iterator[Any]:
     """Yield items whose shares are known from the sampler, so nothing has to be sent."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
@@ -231,13 +236,13 @@ def _planned(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator
         samples, on_all = plan.popleft() if plan else (1, ranks.count)
         if training:
             ranks.share(samples, on_all)
-        if training or samples:
+        if together or samples:
             state.skip = not samples
             yield item
         item = next(items, _END)
 
 
-def _agreed(trainer: ConvnetTrainer, item: Any, items: Iterator[Any]) -> Iterator[Any]:
+def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any]) -> Iterator[Any]:
     """Yield items of which each rank knows its own alone: before each step all tell how many samples they have."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
@@ -249,7 +254,8 @@ def _agreed(trainer: ConvnetTrainer, item: Any, items: Iterator[Any]) -> Iterato
             return
         if bare:  # some rank has had no item yet, and takes its stand-in from the first one that has
             last = next(one for one in distributed.gather_objects(item) if one is not _END)
-        ranks.share(samples, int(on_all))
+        if training:
+            ranks.share(samples, int(on_all))
         state.skip = item is _END
         last = last if item is _END else item
         yield last

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, components, data, replicas
+from . import checks, components, data, replicas, shards
 from .errors import CheckpointError, HookError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -417,7 +417,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
         parameters = _parameters(every[name])
         for position, gradient in window["gradients"].items():
             parameter = parameters[position]
-            parameter.grad = gradient.to(parameter.device, copy=True)
+            parameter.grad = shards.like(gradient.to(parameter.device, copy=True), parameter)
         stepping.windows[name] = Window(window["batches"], window["samples"], window["scaler"])
 
 

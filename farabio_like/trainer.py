@@ -31,6 +31,7 @@ from . import (
     resume,
     saving,
     sharding,
+    shards,
     signals,
     stepping,
     summary,
@@ -876,7 +877,7 @@ class ConvnetTrainer:
             raise ConfigError("save_model() has no run folder to write to; give a path: save_model('model.pth').")
         target = Path(path) if path is not None else run.weights  # type: ignore[union-attr]
         self._run_state.saved = self._run_state.saved or (run is not None and target == run.weights)
-        checkpoint.save(components.model_state(components.model_of(self)), target)
+        checkpoint.save(shards.whole_state(components.model_state(components.model_of(self))), target)
         return target
 
     def save_checkpoint(self, path: str | Path) -> Path:

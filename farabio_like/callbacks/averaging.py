@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import components
+from .. import components, shards
 from ..errors import CheckpointError
 from .base import Callback, CallbackOrder
 from .freezing import named_parameters
@@ -39,7 +39,7 @@ class Average(Callback):
         if not self._averages:
             return {}
         self._bind(trainer)
-        average_of = {id(w): a for averages, weights in self._groups for a, w in zip(averages, weights, strict=True)}
+        average_of = {id(weight): self._averages[name] for name, weight in _averageable(trainer).items()}
         model = components.model_of(trainer)
         if isinstance(model, Mapping):
             return {str(name): _averaged(module, average_of) for name, module in model.items()}
@@ -99,10 +99,11 @@ class Average(Callback):
             average = kept.get(name)
             if average is None or average.shape != weight.shape:
                 average = weight.detach().to(_precision(weight), copy=True)
-            self._averages[name] = average = average.to(weight.device, _precision(weight))
+            average = shards.like(average.to(weight.device, _precision(weight)), weight)
+            self._averages[name] = average
             averages, partners = groups.setdefault((weight.device, weight.dtype), ([], []))
-            averages.append(average)
-            partners.append(weight)
+            averages.append(shards.local(average))
+            partners.append(shards.local(weight))
         self._groups = list(groups.values())
 
     def _move(self, share: float) -> None:

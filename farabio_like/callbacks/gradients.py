@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import components
+from .. import components, shards
 from ..errors import ConfigError
 from .base import Callback, CallbackOrder
 
@@ -67,7 +67,8 @@ class GradientNorm(Callback):
         for name, parameters in self.groups.items():
             gradients = [_dense(p.grad) for p in parameters if p.grad is not None]
             if gradients:
-                trainer.batch_metrics[name] = torch.nn.utils.get_total_norm(gradients, self.norm_type)
+                norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
+                trainer.batch_metrics[name] = shards.whole(norm)
                 self.found = True
 
     def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:

@@ -21,12 +21,12 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(ranks, *command, folder, options=(), good=True):
+def torchrun(ranks, *command, folder, options=(), good=True, **environment):
     """Run a script on so many ranks and return what it printed, output and errors."""
     done = subprocess.run(
         [*TORCHRUN, "--standalone", f"--nproc-per-node={ranks}", *options, *map(str, command)],
         cwd=folder,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **environment},
         capture_output=True,
         text=True,
         timeout=300,

@@ -11,7 +11,7 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from farabio_like import ConvnetTrainer, distributed
+from farabio_like import ConvnetTrainer, distributed, shards
 from farabio_like.callbacks import (
     AUC,
     SWA,
@@ -44,6 +44,7 @@ class Base(ConvnetTrainer):
 
     def define_misc_attr(self):
         self._device, self._logdir, self._verbose, self._num_epochs = "cpu", None, False, 2
+        self._strategy = os.environ.get("STRATEGY") or None
         for name, value in self.config.items():
             setattr(self, name, value)
 
@@ -70,7 +71,8 @@ def weights(trainer):
 
     state = components.model_state(components.model_of(trainer))
     parts = state.values() if any(isinstance(value, dict) for value in state.values()) else [state]
-    return [x for part in parts for tensor in part.values() for x in tensor.double().flatten().tolist()]
+    tensors = [shards.whole(tensor) for part in parts for tensor in part.values()]
+    return [x for tensor in tensors for x in tensor.double().flatten().tolist()]
 
 
 def trained(cls, **settings):
@@ -269,7 +271,8 @@ VARIANTS = (
 
 
 def parity():
-    found = {cls.__name__: trained(cls) for cls in VARIANTS}
+    shards_too = [cls for cls in VARIANTS if cls is not Renewed or os.environ.get("STRATEGY") != "fsdp"]
+    found = {cls.__name__: trained(cls) for cls in shards_too}
     found["seeded"] = trained(Base, seeded=True)
     return found
 
