@@ -270,8 +270,10 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format | 
 
 def batch_size(batch: Any) -> int:
     """Return the number of samples: the first dimension of the first tensor (or array), 1 without one."""
-    if type(batch) in (list, tuple) and batch and type(batch[0]) is Tensor and batch[0].dim():
-        return batch[0].shape[0]
+    if type(batch) in (list, tuple) and batch and type(batch[0]) is Tensor:
+        shape = batch[0].shape
+        if shape:
+            return shape[0]
     found = _first_dimension(batch)
     return 1 if found is None else found
 

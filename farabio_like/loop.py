@@ -61,6 +61,11 @@ class Sentinel(Enum):
 
 NOTHING = Sentinel.NOTHING
 _BATCH_ENDS = {"train": "on_end_training_batch", "valid": "on_evaluate_batch_end", "test": "on_end_test_batch"}
+_STEPS = {
+    "train": ("train_batch", "training_step"),
+    "valid": ("evaluate_epoch", "evaluate_batch"),
+    "test": ("test_loop", "test_step"),
+}
 BATCH_PARTS = ("batch", "inputs", "targets")
 BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", *BATCH_PARTS)
 
@@ -184,21 +189,25 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     means = RunningMeans()
     size_of = data.batch_size if checks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
     losses = LossWatch(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
+    # The default steps set a new loss for every batch; of another one, each batch has to be looked at.
+    take_loss = losses.count if checks.is_default(trainer, *_STEPS[name]) else losses.take
     if training and trainer._on_nonfinite == "raise":
         means["loss"].watch = partial(nonfinite.check_losses, trainer)
     # A pass inside another one's batch must not reset the metric objects that the outer one fills.
     nested = state.item is not NOTHING
     objects = MetricObjects(copy.deepcopy(trainer.metrics) if nested else trainer.metrics, trainer.device)
     # Where something measures outputs, a step that sets none must not be measured by those of the last one.
-    measured = bool(objects.metrics) or _BATCH_ENDS.get(name) in state.listeners
+    has_objects = bool(objects.metrics)
+    measured = has_objects or _BATCH_ENDS.get(name) in state.listeners
     # Where the default hook takes every batch, nothing of the last one can be left over.
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar, heartbeat = _progress(trainer, name, items)
-    done, look = 0, 0 if heartbeat is None else 1
+    done, look = 0, 1
     # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
-    moves = (p for module in components.modules_of(trainer) for p in module.parameters() if p.requires_grad)
-    probe = next(moves, torch.empty(0))
-    version = 0
+    probe, version = None, 0
+    if training and not checks.is_default(trainer, "training_step", "optimizer_step"):
+        parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
+        probe = next((p for p in parameters if p.requires_grad), None)
     stepping = steps.bind(trainer)
     if not training:
         stepping = None
@@ -229,21 +238,25 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.outputs = None
             if training:
                 state.step += 1
-                version = probe._version
+                if probe is not None:
+                    version = probe._version
                 if stepping is not None:
                     stepping.next_batch(trainer)
             yield item
-            batch = own["batch"] if "batch" in state.lent else data.batch_of(item)
+            batch = own["batch"] if takes or "batch" in state.lent else data.batch_of(item)
             values = trainer.batch_metrics
-            if state.skip or (values and "loss" in values):
+            if state.skip:
+                state.skip = False
                 losses.pass_over(own.get("loss"))
             else:
-                losses.take(own.get("loss"), batch)
-            if values and not state.skip:
-                means.update(values, size_of(batch))
-            if objects.metrics and trainer.outputs is not None and not state.skip:
-                objects.update(trainer.outputs, trainer.targets)
-            state.skip = False
+                if values and "loss" in values:
+                    losses.pass_over(own.get("loss"))
+                else:
+                    take_loss(own.get("loss"), batch)
+                if values:
+                    means.update(values, size_of(batch))
+                if has_objects and trainer.outputs is not None:
+                    objects.update(trainer.outputs, trainer.targets)
             if bar is not None:
                 bar.tick()
             if training:
@@ -254,22 +267,23 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                     saving.after_step(trainer)
             elif state.asked and not nested and ranks is None:  # several ranks obey at the end of the epoch
                 signals.obey(state)
-            done += 1
-            if done == look and heartbeat is not None:
-                look = heartbeat.look(done)
+            if heartbeat is not None:
+                done += 1
+                if done == look:
+                    look = heartbeat.look(done)
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break
     except GeneratorExit:  # a hook of the batch raised
-        if training and (state.trained_step == state.step or probe._version != version):
+        if training and (state.trained_step == state.step or (probe is not None and probe._version != version)):
             # The weights have moved: a run that goes on from here must not train this batch again.
             with contextlib.suppress(Exception):  # the hook's own error is the one to show
                 values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)
                 if not (values and "loss" in values):
-                    losses.take(own.get("loss"), batch)
+                    take_loss(own.get("loss"), batch)
                 if values:
                     means.update(values, size_of(batch))
-                if objects.metrics and trainer.outputs is not None:
+                if has_objects and trainer.outputs is not None:
                     objects.update(trainer.outputs, trainer.targets)
             state.batches += 1
         raise
@@ -332,19 +346,26 @@ class LossWatch:
     def take(self, loss: Any, batch: Any) -> None:
         """Count `loss` for `batch`, if it is new."""
         if isinstance(loss, Tensor):
-            graph = loss.requires_grad
-            if self.seen() is loss and (graph or self.version == _version(loss)):
-                return
-            self.seen, self.version = weakref.ref(loss), None if graph else _version(loss)
-            if self.running or loss.numel() != 1:
+            known = self.seen() is loss and (loss.requires_grad or self.version == _version(loss))
+        else:
+            known = loss is self.number and type(loss) is not int
+        if not known:
+            self.pass_over(loss)
+            self.count(loss, batch)
+
+    def count(self, loss: Any, batch: Any) -> None:
+        """Count `loss` for `batch`."""
+        if self.running:
+            return
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
                 return
             samples, mean = self.size_of(batch), self.mean
             if samples != mean.weight or len(mean.waiting) >= FOLD_EVERY:
                 mean.fold(samples)
             # Without a graph it may be a buffer that the next batch writes over.
-            mean.waiting.append(loss.detach() if graph else loss.clone())
-        elif isinstance(loss, (int, float)) and not self.running and (loss is not self.number or type(loss) is int):
-            self.number = loss
+            mean.waiting.append(loss.detach() if loss.requires_grad else loss.clone())
+        elif isinstance(loss, (int, float)):
             self.mean.add_number(loss, self.size_of(batch))
 
 

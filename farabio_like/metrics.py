@@ -150,6 +150,8 @@ def merged_means(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class Mean:
     """One weighted mean: `waiting` tensors of one `weight`, and what was folded before."""
 
+    __slots__ = ("count", "folded", "name", "number", "tensor", "waiting", "watch", "weight")
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0  # samples, all together
