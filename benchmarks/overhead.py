@@ -80,7 +80,7 @@ TASKS = [
         "(b) MLP 64-32-10, ready batches of 32 in a list",
         first=20,
         last=320,
-        rounds=9,
+        rounds=25,
         check=60,
     ),
     Task(
@@ -88,7 +88,7 @@ TASKS = [
         "(c) MLP 64-128-10, digits, DataLoader of 64, validation after each epoch included",
         first=1,
         last=5,
-        rounds=5,
+        rounds=9,
         check=3,
     ),
 ]
@@ -250,8 +250,9 @@ def measure(task: Task, names: list[str], first: bool) -> list[Row]:
     # What the imports left behind is not to be walked by the garbage collections that a contestant sets off.
     gc.collect()
     gc.freeze()
-    for _ in range(task.rounds):
-        for row in rows:
+    for number in range(task.rounds):
+        # In turn from both ends, so that none is always measured after the same one.
+        for row in rows if number % 2 else reversed(rows):
             row.microseconds.append(microseconds(row, task))
     return rows
 

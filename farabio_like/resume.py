@@ -310,7 +310,8 @@ def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
         elif type(value) in (dict, list, tuple) and len(value) <= MOST_LOADERS:
             parts = value.values() if type(value) is dict else value
             found += [part for part in parts if isinstance(part, DataLoader)]
-    return *usual, *(loader for loader in found if not any(loader is other for other in usual))
+    known = {id(loader) for loader in usual}
+    return *usual, *(loader for loader in found if id(loader) not in known)
 
 
 def plain(value: Any, where: str) -> Any:

@@ -86,5 +86,6 @@ def preserved_rng(*loaders: Any, devices: bool = True) -> Iterator[None]:
 def _generators(loader: Any) -> list[torch.Generator]:
     batch_sampler = getattr(loader, "batch_sampler", None)
     holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+    found = [getattr(holder, "generator", None) for holder in holders if holder is not None]
+    # The check of the class is slow, and this runs in every epoch.
+    return [generator for generator in found if generator is not None and isinstance(generator, torch.Generator)]
