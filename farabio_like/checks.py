@@ -13,6 +13,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -194,6 +195,8 @@ def check_signatures(trainer: ConvnetTrainer) -> None:
 
 
 _FLAGS = ("_has_eval", "_verbose", "_evaluate_first", "_load_best", "_async_checkpoint", "_sync_batchnorm")
+# Numbers and None mean yes or no in many a script; a string is always true, "False" too.
+_YES_OR_NO = (bool, int, type(None), np.bool_)
 
 
 def check_settings(trainer: ConvnetTrainer) -> None:
@@ -208,7 +211,6 @@ def check_settings(trainer: ConvnetTrainer) -> None:
             )
     for name, allowed in (
         ("_use_tqdm", (None, True, False)),
-        *((name, (True, False)) for name in _FLAGS),
         ("_monitor_mode", (None, "min", "max")),
         ("_on_nonfinite", ("raise", "warn", "skip")),
         ("_scheduler_step", ("epoch", "step")),
@@ -217,6 +219,10 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         value = getattr(trainer, name)
         if not any(value is choice or value == choice for choice in allowed):
             raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected one of {allowed}.")
+    for name in _FLAGS:
+        value = getattr(trainer, name)
+        if not isinstance(value, _YES_OR_NO):
+            raise ConfigError(f"{_class(trainer)}: {name} is {value!r}; expected True or False.")
     steps, minutes = trainer._save_steps, trainer._save_minutes
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
         raise ConfigError(f"{_class(trainer)}: _save_steps is {steps!r}; expected None or a whole number, 1 or more.")
@@ -229,11 +235,6 @@ def check_settings(trainer: ConvnetTrainer) -> None:
     if not isinstance(trainer._logdir, (str, Path, type(None))):
         raise ConfigError(
             f"{_class(trainer)}: _logdir is {trainer._logdir!r}; expected a path, or None to write nothing."
-        )
-    if not isinstance(trainer._model_path, (str, Path, type(None))) and is_default(trainer, "load_model"):
-        raise ConfigError(
-            f"{_class(trainer)}: _model_path is {trainer._model_path!r}; expected the path of a file of weights, or "
-            "None."
         )
     if trainer._loss_weights not in (None, "mean") and not isinstance(trainer._loss_weights, Mapping):
         raise ConfigError(
@@ -418,9 +419,10 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
 
 
 def _check_schedulers(trainer: ConvnetTrainer) -> None:
-    own: set[int] = set()  # everything that may be an optimizer of the trainer
+    own: set[int] = set()  # everything that may be an optimizer of the trainer, and their groups: some wrap another
     for value in vars(trainer).values():
-        own |= {id(part) for part in components.each(value, list, tuple)}
+        for part in components.each(value, list, tuple):
+            own |= {id(part), *map(id, getattr(part, "param_groups", None) or ())}
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
         if isinstance(scheduler, type):
             raise HookError(
@@ -428,7 +430,7 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
                 f"Write {where} = {scheduler.__name__}(self.optimizer, ...)."
             )
         moved = getattr(scheduler, "optimizer", None)
-        if isinstance(moved, torch.optim.Optimizer) and id(moved) not in own:
+        if isinstance(moved, torch.optim.Optimizer) and own.isdisjoint({id(moved), *map(id, moved.param_groups)}):
             warnings.warn(
                 f"{_class(trainer)}: {where} moves the learning rate of an optimizer that is no attribute of this "
                 "trainer. Make the scheduler after the optimizer, from self.optimizer.",

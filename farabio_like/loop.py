@@ -125,8 +125,10 @@ class RunState:
     means: RunningMeans | None = None
     objects: MetricObjects | None = None
     attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
-    marks_before: dict[str, Any] = field(default_factory=dict)  # of its other attributes, see owned.mark
-    large_before: set[Any] = field(default_factory=set)  # the marks of what is large among them
+    modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
+    objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
+    marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
+    left_out: set[str] = field(default_factory=set)  # of them, said to be in no checkpoint
 
     # Saving and going on.
     asked: list[str] = field(default_factory=list)  # signals, and "save", to be seen to after the step
@@ -205,7 +207,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     done, look = 0, 1
     # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
     probe, version = None, 0
-    if training and not checks.is_default(trainer, "training_step", "optimizer_step"):
+    schedules = trainer.scheduler is not None and trainer._scheduler_step == "step"  # after the optimizer has moved
+    if training and (schedules or not checks.is_default(trainer, "training_step", "optimizer_step")):
         parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
         probe = next((p for p in parameters if p.requires_grad), None)
     stepping = steps.bind(trainer)
@@ -271,6 +274,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 done += 1
                 if done == look:
                     look = heartbeat.look(done)
+            elif not training:
+                done += 1
             if state.stop_loader or state.leave or (training and state.stop):
                 state.left_early = state.leave and not training
                 break

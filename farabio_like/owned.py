@@ -6,11 +6,12 @@ import argparse
 import collections
 import copy
 import dataclasses
+import functools
 import inspect
 import io
-import itertools
 import random
-from collections.abc import Collection, Iterator
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,7 @@ from . import rundir
 from .callbacks.base import Callback
 from .config import Config
 
-# Elements; what is larger is taken for data, or a batch, unless it was there before the first batch and has changed.
-LARGEST = 1_000_000
+LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume`
 MOST_PARTS = 10_000  # of a list or dict that holds more than plain data
 MOST_PLAIN = 100_000  # entries of lists and dicts of plain data
 DEEPEST = 6
@@ -33,25 +33,31 @@ DEEPEST = 6
 _NO_RECORDS = (Dataset, DataLoader, Sampler, Callback, Config, BaseException, type)
 
 
-def state_of(value: Any, known: Collection[Any] = (), depth: int = 0) -> dict[str, Any] | None:
+def state_of(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[str, Any] | None:
     """Return the state of such an object as tensors and plain data, None for anything else.
 
     Parameters
     ----------
     value : object
-    known : collection
-        The ids of objects that are stored otherwise, and the marks of large tensors and arrays that have not changed.
+    known : set of int
+        The ids of objects that are stored otherwise, and of those that were met before: each is stored once.
     depth : int
-        How many objects hold this one.
+        How many objects hold this one; large tensors and arrays have a state only where none does.
     """
-    if id(value) in known or depth > DEEPEST or (is_large(value) and mark(value) in known):
+    known = set() if known is None else known
+    if id(value) in known or depth > DEEPEST:
         return None
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.device.type == "meta":
+        if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
             return None
-        return {"tensor": value.detach(), "device": value.device.type}
+        trained = value.is_leaf and value.requires_grad
+        return (
+            None
+            if depth and is_large(value) and not trained
+            else {"tensor": value.detach(), "device": value.device.type}
+        )
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufc":
+        if value.dtype.kind not in "biufc" or (depth and is_large(value)):
             return None
         # As bytes: torch has no unsigned integers of every width.
         return {"array": value.tobytes(), "dtype": value.dtype.str, "shape": list(value.shape)}
@@ -66,26 +72,34 @@ def state_of(value: Any, known: Collection[Any] = (), depth: int = 0) -> dict[st
         parts = list(value.items()) if isinstance(value, dict) else list(value)
         return {type(value).__name__: parts} if is_plain(parts) else None
     if type(value) in (list, tuple, dict) and len(value) <= MOST_PARTS and not is_plain(value):
-        pairs = value.items() if type(value) is dict else enumerate(value)
-        states = [[key, _part(part, known, depth + 1)] for key, part in pairs if type(key) in PLAIN]
+        known.add(id(value))
+        pairs = list(value.items() if type(value) is dict else enumerate(value))
+        if not all(type(key) in PLAIN for key, _ in pairs):
+            return None
+        states = [[key, _part(part, known, depth + 1)] for key, part in pairs]
         return {type(value).__name__: states} if any(state is not None for _, state in states) else None
     if depth and not isinstance(value, type) and has_state(value):
+        known.add(id(value))
         state = dict(value.state_dict())
         return {"part": state} if _is_storable(state) else None
     if is_record(value):
+        known.add(id(value))
         states = [[name, _part(part, known, depth + 1)] for name, part in _fields(value).items()]
         stored = [pair for pair in states if pair[1] is not None]
         return {"fields": stored, "class": type(value).__qualname__} if stored else None
     return None
 
 
-def _part(value: Any, known: Collection[Any], depth: int) -> dict[str, Any] | None:
+def _part(value: Any, known: set[int], depth: int) -> dict[str, Any] | None:
     return {"plain": value} if is_plain(value) else state_of(value, known, depth)
 
 
 def has_state(value: Any) -> bool:
     """Return whether an object gives its state and takes it back."""
-    return all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))
+    try:
+        return all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))
+    except Exception:  # of a __getattr__ of the user's, a KeyError say
+        return False
 
 
 def is_record(value: Any) -> bool:
@@ -94,30 +108,25 @@ def is_record(value: Any) -> bool:
         return False
     if dataclasses.is_dataclass(value) or isinstance(value, (SimpleNamespace, argparse.Namespace)):
         return True
-    if inspect.isroutine(value) or isinstance(value, Iterator) or not hasattr(value, "__dict__"):
+    if inspect.isroutine(value) or isinstance(value, Iterator) or type(getattr(value, "__dict__", None)) is not dict:
         return False
+    return _is_own_class(type(value))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_own_class(cls: type) -> bool:
     try:
-        return not rundir.installed(Path(inspect.getfile(type(value))).resolve())
+        return not rundir.installed(Path(inspect.getfile(cls)).resolve())
     except (TypeError, OSError):
         # A builtin class has no file, one of a notebook neither.
-        return type(value).__module__ == "__main__"
+        return cls.__module__ == "__main__"
 
 
 def _fields(value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
     return vars(value)
-
-
-def size(state: Any) -> int:
-    """Return how many elements a state holds."""
-    if isinstance(state, Tensor):
-        return state.numel()
-    if isinstance(state, dict):
-        return sum(map(size, state.values()))
-    if isinstance(state, (list, tuple)):
-        return sum(map(size, state))
-    return len(state) // 8 if isinstance(state, bytes) else 1
 
 
 def is_large(value: Any) -> bool:
@@ -127,63 +136,70 @@ def is_large(value: Any) -> bool:
     )
 
 
-def large_parts(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Yield the large tensors and arrays that an object holds, except what is trained."""
-    if is_large(value):
-        if not (isinstance(value, Tensor) and value.requires_grad):
-            yield value
-    elif depth <= DEEPEST and (type(value) in (list, tuple, dict) or is_record(value)):
-        parts = (
-            value.values()
-            if type(value) is dict
-            else value
-            if type(value) in (list, tuple)
-            else _fields(value).values()
-        )
-        for part in itertools.islice(parts, MOST_PARTS):
-            yield from large_parts(part, depth + 1)
+def digest(state: Any) -> Any:
+    """Return something that differs, for all practical purposes, once a state of `state_of` has changed.
 
-
-def mark(value: Any, room: list[int] | None = None) -> Any:
-    """Return something that differs, for all practical purposes, once a value has changed.
-
-    Parameters
-    ----------
-    value : object
-    room : list of int, optional
-        How many parts are still looked at.
+    That of a record has one entry for each field.
     """
-    room = [MOST_PARTS] if room is None else room
-    room[0] -= 1
-    if isinstance(value, Tensor):
-        if not _has_memory(value):
+    if isinstance(state, dict) and "fields" in state:
+        return {name: digest(part) for name, part in state["fields"]}
+    if isinstance(state, Tensor):
+        # Types of one byte have no sum of their own, and integers none of every kind.
+        total = state.detach().to(torch.float64 if not state.is_complex() else torch.complex128).sum().item()
+        return tuple(state.shape), str(state.dtype), repr(total)
+    if isinstance(state, Mapping):
+        return [(key, digest(part)) for key, part in state.items()]
+    if isinstance(state, (list, tuple)):
+        return [digest(part) for part in state]
+    return hash(state) if isinstance(state, bytes) else repr(state)
+
+
+def changed(state: dict[str, Any], before: Any) -> dict[str, Any] | None:
+    """Return a state without the fields of records that are as in a `digest`, None where nothing is left."""
+    if "fields" in state and isinstance(before, dict):
+        pairs = [[name, changed(part, before.get(name))] for name, part in state["fields"]]
+        pairs = [pair for pair in pairs if pair[1] is not None]
+        return {**state, "fields": pairs} if pairs else None
+    return None if digest(state) == before else state
+
+
+def mark(value: Any) -> Any:
+    """Return a mark of an object: another one has another, and so has a large tensor or array that was written to."""
+    if not is_large(value):
+        try:
+            return Same(value)  # its number may be that of another object later
+        except TypeError:  # lists, say, have no weak references
             return id(value)
-        return value.data_ptr(), tuple(value.shape), None if value.is_inference() else value._version
-    if isinstance(value, nn.Module):
-        # By their content: an average is often written to `parameter.data`, which counts no versions.
-        tensors = [
-            tensor for tensor in value.state_dict().values() if isinstance(tensor, Tensor) and _has_memory(tensor)
-        ]
-        # Types of one byte have no sum of their own.
-        return [(mark(t), (t if t.dtype.itemsize > 1 else t.float()).sum().item()) for t in tensors]
-    if isinstance(value, np.ndarray):
-        content = value.sum().item() if is_large(value) and value.dtype.kind in "biufc" else hash(value.tobytes())
-        return value.ctypes.data, value.shape, content
-    if type(value) in PLAIN:
-        return value
-    if room[0] <= 0:
-        return type(value).__qualname__
-    if type(value) in (list, tuple, dict, *_COLLECTIONS):
-        parts = value.items() if isinstance(value, dict) else value
-        return len(value), [mark(part, room) for part in itertools.islice(parts, room[0])]
-    if isinstance(value, _NO_RECORDS) or inspect.isroutine(value) or not hasattr(value, "__dict__"):
-        return type(value).__qualname__
-    return [(name, mark(part, room)) for name, part in list(vars(value).items())]
+    if isinstance(value, Tensor):
+        return Same(value), None if value.is_inference() else value._version
+    flat = value.reshape(-1)[:: max(1, value.size // 10_000)] if value.flags.c_contiguous else value[:1]
+    return Same(value), hash(flat.tobytes())
+
+
+class Same:
+    """Equals another one that was made for the same object, as long as that lives."""
+
+    def __init__(self, value: Any) -> None:
+        self.reference = weakref.ref(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.reference() is not None and self.reference() is other.reference()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def content_of(module: nn.Module) -> Any:
+    """Return something that differs once a module has changed, by `digest`.
+
+    Not by the versions of its tensors: an average is often written to ``parameter.data``, which counts none.
+    """
+    return digest({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor) and _has_memory(t)})
 
 
 def _has_memory(tensor: Tensor) -> bool:
     """Return whether a tensor is a plain one: not sparse, lazy, on the meta device, or divided among ranks."""
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested
+    return plain and tensor.device.type != "meta"
 
 
 def is_iterator(value: Any) -> bool:
@@ -191,8 +207,26 @@ def is_iterator(value: Any) -> bool:
     return isinstance(value, Iterator) and not isinstance(value, io.IOBase)
 
 
+def fits(value: Any, state: dict[str, Any]) -> bool:
+    """Return whether all of a state can be given to an object as it was built: see `restored`."""
+    kind, content = next(iter(state.items()))
+    if kind in ("tensor", "array", "plain"):
+        return True
+    if kind in ("dict", "list", "tuple"):
+        held = _held(value, kind)
+        return all(key in held if part is None else fits(held.get(key), part) for key, part in content)
+    if kind == "fields":
+        there = type(value).__qualname__ == state["class"]
+        return there and all(fits(getattr(value, name, None), part) for name, part in content)
+    if kind == "part":
+        return has_state(value)
+    if kind in _GENERATORS:
+        return isinstance(value, _GENERATORS[kind])
+    return type(value).__name__ == kind and type(value) in _COLLECTIONS
+
+
 def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
-    """Return `value` with a state of `state_of`; what an optimizer or a loader may hold is changed in place."""
+    """Return `value` with a state that `fits` it; what an optimizer or a loader may hold is changed in place."""
     kind, content = next(iter(state.items()))
     if kind == "tensor":
         if isinstance(value, Tensor) and value.is_leaf and value.requires_grad and value.shape == content.shape:
@@ -202,44 +236,50 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
         return content.clone() if state["device"] == "cpu" else content.to(device)
     if kind == "array":
         return np.frombuffer(content, state["dtype"]).reshape(state["shape"]).copy()
-    if kind == "generator" and isinstance(value, torch.Generator):
+    content = copy.deepcopy(content)  # what is read may be given back once more
+    if kind == "generator":
         value.set_state(content)
-    elif kind == "random" and isinstance(value, random.Random):
+    elif kind == "random":
         value.setstate((content[0], tuple(content[1]), content[2]))
-    elif kind == "numpy" and isinstance(value, np.random.Generator):
+    elif kind == "numpy":
         value.bit_generator.state = _arrays(content)
-    elif type(value).__name__ == kind and type(value) in _COLLECTIONS:
-        value.clear()
-        (value.extend if isinstance(value, collections.deque) else value.update)(content)
     elif kind == "plain":
         return content
-    elif kind == "dict":
-        there = value if isinstance(value, dict) else {}
-        held = dict(there)
-        there.clear()
-        there.update(_parts_restored(held, content, device))
-        return there
-    elif kind in ("list", "tuple"):
-        old = value if isinstance(value, (list, tuple)) else ()
-        parts = list(_parts_restored(dict(enumerate(old)), content, device).values())
+    elif kind in ("dict", "list", "tuple"):
+        held = _held(value, kind)
+        parts = {k: held[k] if part is None else restored(held.get(k), part, device) for k, part in content}
+        if kind == "dict":
+            there = value if isinstance(value, dict) else {}
+            there.clear()
+            there.update(parts)
+            return there
         if kind == "list" and isinstance(value, list):
-            value[:] = parts
+            value[:] = parts.values()
             return value
-        return parts if kind == "list" else tuple(parts)
-    elif kind == "part" and has_state(value):
-        value.load_state_dict(copy.deepcopy(content))
-    elif kind == "fields" and type(value).__qualname__ == state["class"]:
+        return list(parts.values()) if kind == "list" else tuple(parts.values())
+    elif kind == "part":
+        value.load_state_dict(content)
+    elif kind == "fields":
         for name, part in content:
-            # Not setattr: the class may be frozen.
-            object.__setattr__(value, name, restored(getattr(value, name, None), part, device))
+            found = restored(getattr(value, name, None), part, device)
+            if hasattr(value, "__dict__"):  # the class may be frozen, or have a property of the name
+                vars(value)[name] = found
+            else:
+                object.__setattr__(value, name, found)
+    else:
+        value.clear()
+        (value.extend if isinstance(value, collections.deque) else value.update)(content)
     return value
 
 
-def _parts_restored(held: dict[Any, Any], content: list[Any], device: torch.device) -> dict[Any, Any]:
-    """Return the parts of a container; those that had no state stay what they are now."""
-    return {key: held.get(key) if part is None else restored(held.get(key), part, device) for key, part in content}
+def _held(value: Any, kind: str) -> dict[Any, Any]:
+    """Return the parts of a container, by key or position; none of something else."""
+    if kind == "dict":
+        return dict(value) if isinstance(value, dict) else {}
+    return dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
 
 
+_GENERATORS = {"generator": torch.Generator, "random": random.Random, "numpy": np.random.Generator}
 _COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
 
 

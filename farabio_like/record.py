@@ -155,7 +155,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
             trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
         )
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
-    resume.note_marks(trainer)
+    resume.note_objects(trainer)
     if trainer._stages is None:
         resume.restore(trainer)
         yield
@@ -419,6 +419,11 @@ def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
     if state.trained:
         return None
     if trainer._model_path is not None:
+        if not isinstance(trainer._model_path, (str, Path)):
+            raise ConfigError(
+                f"{type(trainer).__name__}: _model_path is {trainer._model_path!r}; expected the path of a file of "
+                "weights, or None."
+            )
         return Path(trainer._model_path)
     return rundir.newest_weights(trainer._logdir, type(trainer)) if trainer._logdir is not None else None
 

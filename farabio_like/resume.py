@@ -234,8 +234,8 @@ def _may_change(trainer: ConvnetTrainer, where: str, module: nn.Module, known: s
         return True
     if parameters and not own:  # a part of the model under another name
         return False
-    marks = trainer._run_state.marks_before
-    return where in marks and owned.mark(module) != marks[where]
+    before = trainer._run_state.modules_before
+    return where in before and owned.content_of(module) != before[where]
 
 
 def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -247,48 +247,62 @@ def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     return found
 
 
-def note_marks(trainer: ConvnetTrainer) -> None:
+def note_objects(trainer: ConvnetTrainer) -> None:
     """Note what a subclass's own objects are before the first batch of a run: what differs later has a state."""
-    state = trainer._run_state
-    own = {name: value for name, value in vars(trainer).items() if name not in _not_own(trainer)}
-    modules = {where: part for where, part in _parts(trainer) if isinstance(part, nn.Module)}
-    state.marks_before = {name: owned.mark(value) for name, value in {**own, **modules}.items()}
-    state.large_before = {owned.mark(part) for value in own.values() for part in owned.large_parts(value)}
+    state, known = trainer._run_state, _known(trainer)
+    state.modules_before = {w: owned.content_of(part) for w, part in _parts(trainer) if isinstance(part, nn.Module)}
+    state.objects_before, state.marks_before = {}, {}
+    for name, value in _own(trainer):
+        state.marks_before[name] = owned.mark(value)
+        if not owned.is_large(value):
+            found = owned.state_of(value, known)
+            if found is not None and _is_composed(found):
+                state.objects_before[name] = owned.digest(found)
 
 
-def _not_own(trainer: ConvnetTrainer) -> set[str]:
-    return {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
+def _own(trainer: ConvnetTrainer) -> list[tuple[str, Any]]:
+    """Return the attributes of a subclass that are stored by themselves, if at all."""
+    lent = {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
+    return [(name, value) for name, value in vars(trainer).items() if name not in lent and not owned.has_state(value)]
+
+
+def _known(trainer: ConvnetTrainer) -> set[int]:
+    """Return the ids of what is stored otherwise."""
+    stored = (*components.attribute_modules(trainer).values(), *_components(trainer).values(), *loaders(trainer))
+    return {id(part) for part in (trainer, *stored)}
+
+
+def _is_composed(found: dict[str, Any]) -> bool:
+    """Return whether a state is that of a record or of a container of more than plain data."""
+    return not {"fields", "dict", "list", "tuple"}.isdisjoint(found)
 
 
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
-    state, kept = trainer._run_state, {}
-    stored = (*components.attribute_modules(trainer).values(), *_components(trainer).values(), *loaders(trainer))
-    known = {id(part) for part in (trainer, *stored)} | state.large_before
-    not_own, left_out = _not_own(trainer), []
-    for name, value in vars(trainer).items():
-        was_there = name in state.marks_before
-        trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
-        # Large and new: a batch that a hook has taken.
-        if name in not_own or owned.has_state(value) or (owned.is_large(value) and not was_there and not trained):
-            continue
+    state, known = trainer._run_state, _known(trainer)
+    kept, left_out = {}, []
+    for name, value in _own(trainer):
+        before = state.marks_before.get(name)
+        if owned.is_large(value):
+            # A large one that is new is a batch that a hook has taken.
+            trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+            if not trained and (before is None or owned.mark(value) == before):
+                continue
         found = owned.state_of(value, known)
-        if found is None and owned.is_iterator(value):
-            left_out.append(f"self.{name} (an iterator)")
-        elif found is None or owned.size(found) > owned.LARGEST:
-            changed = was_there and owned.mark(value) != state.marks_before[name]
-            if found is not None and (changed or trained):
+        if found is not None:
+            found = owned.changed(found, state.objects_before.get(name)) if _is_composed(found) else found
+            if found is not None:
                 kept[name] = found
-            elif (
-                changed
-                and not owned.is_plain(value)
-                and not all(map(owned.has_state, components.each(value, list, tuple)))
-            ):
-                left_out.append(f"self.{name} (a {type(value).__name__})")
-        else:
-            kept[name] = found
+        elif owned.is_iterator(value):
+            left_out.append(f"self.{name} (an iterator)")
+        elif (
+            before is not None and before != owned.mark(value) and not owned.is_plain(value) and id(value) not in known
+        ):
+            left_out.append(f"self.{name} (a {type(value).__name__})")
+    left_out = sorted(set(left_out) - state.left_out)
     if left_out:
-        state.console.once(
-            f"not in the checkpoints: {', '.join(sorted(left_out))}; where the next step depends on it, a resumed run "
+        state.left_out |= set(left_out)
+        state.console.line(
+            f"not in the checkpoints: {', '.join(left_out)}; where the next step depends on it, a resumed run "
             "differs. Give it state_dict() and load_state_dict()."
         )
     return kept
@@ -529,8 +543,14 @@ def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
             if found[1]:
                 callback.load_state_dict(copy.deepcopy(found[1]))
     vars(trainer).update(copy.deepcopy(run["attributes"]))
-    for name, state in run["objects"].items():
-        setattr(trainer, name, owned.restored(vars(trainer).get(name), state, trainer.device))
+    for name, found in run["objects"].items():
+        value = vars(trainer).get(name)
+        if owned.fits(value, found):
+            setattr(trainer, name, owned.restored(value, found, trainer.device))
+        else:
+            trainer._run_state.console.once(
+                f"self.{name} stays as the constructor has built it: it cannot take what the checkpoint has for it"
+            )
 
 
 def enter_epoch(trainer: ConvnetTrainer, items: Any) -> None:

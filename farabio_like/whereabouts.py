@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,13 @@ def note(trainer: ConvnetTrainer, error: BaseException) -> None:
 
     Python 3.10 has no notes; there, nothing is added.
     """
-    if not isinstance(error, Exception) or not hasattr(error, "add_note"):
-        return
+    if isinstance(error, Exception) and hasattr(error, "add_note"):
+        # Whatever is wrong with a batch or an exception of the user's: the exception itself is the one to show.
+        with contextlib.suppress(Exception):
+            _note(trainer, error)
+
+
+def _note(trainer: ConvnetTrainer, error: Exception) -> None:
     state = trainer._run_state
     hook = place = ""
     items: list[Any] = []  # those under way, the innermost last
@@ -38,6 +44,8 @@ def note(trainer: ConvnetTrainer, error: BaseException) -> None:
     for frame in _frames(error.__traceback__):
         own, name = frame.f_locals, frame.f_code.co_name
         of_the_loop = frame.f_globals.get("__name__") == _LOOP
+        if of_the_loop and own.get("trainer") is not trainer:
+            continue
         if of_the_loop and name == "fire":
             name = own["event"]
             hook = f"{name} of a callback"
@@ -57,7 +65,7 @@ def note(trainer: ConvnetTrainer, error: BaseException) -> None:
     parts += [f"with the batch {_shapes(data.batch_of(items[-1]))}"] if items and not place else []
     text = f"{type(trainer).__name__}: {', '.join(parts)}"
     if parts and text not in getattr(error, "__notes__", ()):
-        error.add_note(text)
+        error.add_note(text)  # type: ignore[attr-defined]
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:

@@ -162,9 +162,8 @@ def test_every_kind_has_its_test(kind):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        *((name, "x", ["'x'", "(True, False)"]) for name in ("_has_eval", "_verbose", "_evaluate_first", "_load_best")),
-        ("_async_checkpoint", "yes", ["'yes'", "(True, False)"]),
-        ("_model_path", 3, ["3", "the path of a file of weights, or None"]),
+        *((name, "x", ["'x'", "True or False"]) for name in ("_has_eval", "_verbose", "_evaluate_first", "_load_best")),
+        ("_async_checkpoint", "yes", ["'yes'", "True or False"]),
         ("_monitor", "", ["''", "the name of a metric"]),
         ("_save_minutes", "1", ["'1'", "None or a number above 0"]),
         ("_save_steps", "3", ["'3'", "None or a whole number"]),

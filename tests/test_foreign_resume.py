@@ -3,15 +3,18 @@
 import collections
 import copy
 import itertools
+import logging
 import math
 import shutil
 import signal
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -352,3 +355,116 @@ def test_large_tensors_are_state_where_they_were_there_before_and_have_changed(m
     saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
     assert "bank" in saved and not {"data", "images"} & set(saved)
     assert saved["both"]["fields"] == [["seen", {"plain": 2}]]
+
+
+class Parent:
+    def __init__(self):
+        self.child = SimpleNamespace(parent=self)
+
+
+class AttrDict(dict):
+    __getattr__ = dict.__getitem__
+
+
+@dataclass
+class Unset:
+    total: float = field(init=False)
+    seen: int = 0
+
+
+class Surroundings(Averages):
+    """Keeps what belongs to no run, or holds itself."""
+
+    def define_data_attr(self):
+        self.logger, self.options, self.unset = logging.getLogger("a.b"), AttrDict(lr=0.1), Unset()
+        self.figure = Figure()
+        self.axes = self.figure.add_subplot()
+        self.parent = Parent()
+        self.last = None
+        for _ in range(3000):
+            self.last = SimpleNamespace(before=self.last)
+        self.nodes = [SimpleNamespace(others=[]) for _ in range(200)]
+        for node in self.nodes:
+            node.others += self.nodes
+
+
+def test_objects_that_hold_each_other_or_answer_oddly_do_no_harm():
+    trainer = stopped_run(Surroundings, 2)
+    resumed = Surroundings({"_logdir": "stopped"})
+    resumed.train(resume=True)
+    assert resumed.step == EPOCHS * BATCHES > trainer.step
+
+
+class Settings(Averages):
+    """Reads what it was called with, and changes a part of it."""
+
+    def define_data_attr(self):
+        self.args = SimpleNamespace(out=self.config.get("out", "a"), best=0)
+
+    def optimizer_step(self):
+        super().optimizer_step()
+        self.args.best = self.step
+
+
+def test_a_record_gets_back_what_has_changed_of_it():
+    stopped_run(Settings, 2)
+    resumed = Settings({"_logdir": "stopped", "out": "b", "_num_epochs": 1})
+    resumed.train(resume=True)
+    assert vars(resumed.args) == {"out": "b", "best": BATCHES}
+
+
+class Lazy(Averages):
+    """Makes its meters, and lists what no file can hold, when they are needed."""
+
+    def define_data_attr(self):
+        self.meters, self.files, self.record = {}, [], None
+
+    def optimizer_step(self):
+        super().optimizer_step()
+        self.meters.setdefault("loss", AverageMeter("loss")).update(1.0, 1)
+        self.files.append((0.5, Path("model.pth")))
+        self.record = State(self.step)
+
+
+def test_what_a_run_has_made_and_the_constructor_has_not_is_said_and_made_anew(capsys):
+    stopped_run(Lazy, 2)
+    resumed = Lazy({"_logdir": "stopped", "_verbose": True})
+    resumed.train(resume=True)
+    assert type(resumed.meters["loss"]) is AverageMeter and all(isinstance(path, Path) for _, path in resumed.files)
+    said = capsys.readouterr().out
+    for name in ("meters", "files", "record"):
+        assert f"self.{name} stays as the constructor has built it" in said
+
+
+class Cleared(Averages):
+    def define_data_attr(self):
+        self.epoch_values = SimpleNamespace(values=[])
+
+    def on_train_epoch_start(self):
+        self.epoch_values.values.clear()
+
+    def optimizer_step(self):
+        super().optimizer_step()
+        self.epoch_values.values.append(self.step)
+
+
+def test_a_record_that_an_epoch_begins_anew_goes_on_in_its_middle():
+    stopped_run(Cleared, BATCHES + 2)
+    resumed = Cleared({"_logdir": "stopped"})
+    resumed.train(resume=True)
+    last = EPOCHS * BATCHES
+    assert resumed.epoch_values.values == list(range(last - BATCHES + 1, last + 1))
+
+
+def test_a_large_tensor_that_is_made_anew_is_state(monkeypatch):
+    class Bank(Averages):
+        def define_data_attr(self):
+            self.bank = torch.zeros(50)
+
+        def on_train_epoch_start(self):
+            self.bank = torch.full((50,), float(self.epoch))
+
+    monkeypatch.setattr(owned, "LARGEST", 40)
+    trainer = stopped_run(Bank, BATCHES + 1)
+    saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
+    assert saved["bank"]["tensor"].tolist() == [2.0] * 50

@@ -129,6 +129,7 @@ class Recording:
     def __init__(self) -> None:
         self.named: dict[str, Logger] = {}  # those made by name are the same in the next run
         self.workers: list[Worker] = []
+        self.status = "running"  # of the run: its test does not change it
         self.intervals: tuple[Intervals, IntervalLines] | None = None
 
     def __reduce__(self) -> Any:
@@ -233,10 +234,8 @@ def during_test(trainer: ConvnetTrainer) -> Iterator[None]:
     start(trainer)
     try:
         yield
-    except BaseException as error:
-        finish(trainer, error)
-        raise
-    finish(trainer, None)
+    finally:
+        end(trainer, state.recording.status)
 
 
 def make(name: str) -> Logger:
@@ -258,7 +257,15 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
         return
-    status = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+    recording.status = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+    end(trainer, recording.status)
+
+
+def end(trainer: ConvnetTrainer, status: str) -> None:
+    """End the threads of loggers with a status of the run."""
+    recording = trainer._run_state.recording
+    if recording is None or not recording.workers:
+        return
     trainer.loggers.text("run info", _about(trainer, status))
     started = time.monotonic()
     for worker in recording.workers:
