@@ -447,7 +447,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     state.console.line(f"resuming from {path}: after {where}, step {state.step}")
     if path.name == CRASH and position is not None:
         several = run["made_with"].get("number of processes", 1) > 1
-        rest = ", and it has the metrics of the first process alone" if several else ""
+        rest = ", and it has metrics and gathered gradients of the first process alone" if several else ""
         state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
     now = _made_with(trainer)
     differences = [
@@ -559,7 +559,8 @@ def enter_epoch(trainer: ConvnetTrainer, items: Any) -> None:
     position = state.resumed["run"]["epoch"] if state.resumed is not None else None
     if position is None:
         return
-    state.epoch_rng = position["rng"]
+    if position["rng"] is not None:  # a rank that was not there has its own
+        state.epoch_rng = position["rng"]
     state.epoch_started = perf_counter() - position["seconds"]
     state.scheduler_marks = list(position["schedulers"])
     if position["phase"] == "train" and position["batches"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from . import checkpoint, components, distributed, nonfinite, resume, shards, signals
+from . import checkpoint, components, distributed, nonfinite, replicas, resume, shards, signals
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -83,10 +83,13 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
 
 def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, Any]:
     """Return the state of the run, with what each of several ranks has for itself where all of them call it."""
+    several = together and trainer._run_state.ranks is not None
+    if several:
+        replicas.sync_buffers(trainer)  # or a resumed rank would go on with the statistics of the first one
     saved = resume.state_of(trainer)
-    if together and trainer._run_state.ranks is not None:
+    if several:
         own, _ = shards.taken_out(resume.state_of_rank(trainer), "/run")  # the state has the same tensors
-        saved["run"]["ranks"] = distributed.gather_objects(checkpoint.snapshot(own))
+        saved["run"]["ranks"] = distributed.gather_on_main(checkpoint.snapshot(own))
     return saved
 
 

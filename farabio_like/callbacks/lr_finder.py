@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .. import components, loop, plots
+from .. import components, distributed, loop, plots, sharding
 from ..errors import ConfigError, DataError, HookError
 from .arguments import positive, whole_number
 from .untouched import untouched
@@ -170,8 +170,11 @@ def _items(trainer: ConvnetTrainer) -> Generator[Any, None, None]:
         trainer.on_train_epoch_start()
         if trainer.train_epoch_iter is None:
             raise HookError(f"find_lr: {type(trainer).__name__} has no train loader. Set self.train_loader.")
-        item = None
-        for item in trainer.train_epoch_iter:
+        items, item = trainer.train_epoch_iter, None
+        if trainer._run_state.ranks is not None:
+            trainer._run_state.batches = 0  # none of this pass has been trained before
+            items = sharding.ranked(trainer, "train", items)
+        for item in items:
             yield item
         if item is None:
             raise DataError("find_lr: the train loader gave no batch.")
@@ -185,4 +188,9 @@ def _loss_of_step(trainer: ConvnetTrainer, item: Any) -> float:
     loss = trainer.loss
     if not isinstance(loss, (Tensor, int, float)):
         raise HookError(f"find_lr: training_step left self.loss a {type(loss).__name__}; set self.loss = the loss.")
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    value, ranks = float(loss.detach() if isinstance(loss, Tensor) else loss), trainer._run_state.ranks
+    if ranks is None:
+        return value
+    # The loss of all samples: by their own, ranks would stop after different steps, and find different rates.
+    share = ranks.share_of_step
+    return distributed.reduce_sums([value * share if share else 0.0])[0]

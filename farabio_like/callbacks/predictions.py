@@ -106,6 +106,9 @@ class SavePredictions(Callback):
         return trainer.run_dir / "predictions"
 
     def _keep(self, trainer: ConvnetTrainer) -> None:
+        run = trainer._run_state
+        if run.skip and run.ranks is not None:  # a stand-in for a batch of another rank
+            return
         outputs = trainer.outputs.detach() if isinstance(trainer.outputs, Tensor) else trainer.outputs
         kept = trainer.prediction_transform(outputs), trainer.targets
         if trainer.device.type == "cpu":
@@ -114,7 +117,7 @@ class SavePredictions(Callback):
             predictions, targets = data.move(kept, torch.device("cpu"))  # does not wait for the device
         item = trainer._run_state.item
         numbered = type(item) is tuple and len(item) == 2 and type(item[0]) is int
-        self._kept.append((item[0] if numbered else len(self._kept), predictions, targets))
+        self._kept.append((item[0] if numbered and distributed.several() else len(self._kept), predictions, targets))
 
     def _write(self, trainer: ConvnetTrainer, loader: str) -> None:
         if trainer.device.type == "cuda":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import components, data, loop, replicas
+from .. import components, data, loop, replicas, sharding
 from ..errors import ConfigError
 from ..rng import preserved_rng
 from .averaging import Average
@@ -150,7 +151,12 @@ def _compute_statistics(trainer: ConvnetTrainer) -> None:
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean
         with torch.no_grad(), preserved_rng(trainer.train_loader):
-            for index, batch in data.Items(trainer.train_loader, "train"):
+            items: Iterable[Any] = data.Items(trainer.train_loader, "train")
+            ranks = trainer._run_state.ranks
+            if ranks is not None:  # a forward pass in shards needs all ranks
+                trainer._run_state.batches = 0
+                items = sharding.ranked(trainer, "train", items)
+            for index, batch in items:
                 with loop.single_batch(trainer, batch), trainer.autocast():
                     trainer.on_start_training_batch((index, batch))
                     trainer.compute_loss()
@@ -158,6 +164,7 @@ def _compute_statistics(trainer: ConvnetTrainer) -> None:
     finally:
         for layer, momentum in layers:
             layer.momentum = momentum
+        trainer._run_state.skip = False
         for part, flag in flags:
             part.training = flag
         vars(trainer).update(held)
