@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -56,6 +58,19 @@ def test_a_buffer_that_the_loader_fills_again_is_copied():
             self.test_loader = batches()
 
     run(Buffer, SavePredictions(path="here")).test()
+    assert torch.equal(read("here/test.pt")["targets"], TARGETS)
+
+
+def test_items_come_in_the_order_of_the_loader_whatever_their_numbers():
+    class Chained(Tiny):
+        def on_test_start(self):
+            halves = [
+                enumerate([(INPUTS[:2], TARGETS[:2]), (INPUTS[2:5], TARGETS[2:5])]),
+                [(0, (INPUTS[5:], TARGETS[5:]))],
+            ]
+            self.test_loop_iter = itertools.chain(*halves)
+
+    run(Chained, SavePredictions(path="here")).test()
     assert torch.equal(read("here/test.pt")["targets"], TARGETS)
 
 

@@ -42,7 +42,7 @@ def results(tmp_path_factory):
     for ranks in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
         jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing", "window", "again", "averaged"]
-        jobs.append("drifting")  # the last one, for it fails
+        jobs += ["rates", "drifting"]  # the last one, for it fails
         printed, _ = torchrun(ranks, WORKERS, folder, *jobs, folder=folder)
         found[ranks] = {
             "ranks": [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)],
@@ -152,6 +152,21 @@ trainer.train(resume={str(kept)!r})
 print(json.dumps(workers.weights(trainer)))
 """
     assert same(json.loads(python(script).splitlines()[-1]), alone)
+
+
+def test_a_run_of_one_process_goes_on_amid_an_epoch_on_two_ranks_that_save(results, tmp_path):
+    shutil.copy(results[1]["folder"] / "window.ckpt", tmp_path)
+    torchrun(2, WORKERS, tmp_path, "onward", folder=tmp_path)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"rank{rank}.json").read_text())["onward"]
+        assert same(found, results[1]["ranks"][0]["window"]["whole"])
+
+
+def test_a_learning_rate_test_is_the_same_on_all_ranks(results):
+    alone = results[1]["ranks"][0]["rates"]
+    assert 3 < len(alone["losses"]) < 30  # it was left early
+    for _, found in of_several(results, "rates"):
+        assert same(found, alone, 1e-6)
 
 
 def test_a_trainer_is_used_again_on_several_ranks(results):

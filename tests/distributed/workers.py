@@ -27,6 +27,7 @@ from farabio_like.callbacks import (
     SavePredictions,
     TorchMetric,
     Unfreeze,
+    find_lr,
 )
 from farabio_like.errors import HookError
 
@@ -409,6 +410,20 @@ def window():
     resumed = Accumulated()
     resumed.train(resume="window.ckpt")
     return {"whole": whole["weights"], "resumed": weights(resumed)}
+
+
+def onward():
+    """Going on from amid an epoch, with a save after every step that is left of it."""
+    resumed = Accumulated({"_logdir": "runs", "_save_steps": 1})
+    resumed.train(resume="window.ckpt")
+    return weights(resumed)
+
+
+def rates():
+    """A learning rate test, which all ranks have to leave after the same step."""
+    torch.manual_seed(0)
+    found = find_lr(Base(), min_lr=0.1, max_lr=1e4, num_steps=30)
+    return {"losses": [float(loss) for loss in found.losses], "suggestion": found.suggestion}
 
 
 def again():
