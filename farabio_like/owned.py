@@ -220,8 +220,12 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
         return there and all(fits(getattr(value, name, None), part) for name, part in content)
     if kind == "part":
         return has_state(value)
-    if kind in _GENERATORS:
-        return isinstance(value, _GENERATORS[kind])
+    if kind == "generator":
+        return isinstance(value, torch.Generator)
+    if kind == "random":
+        return isinstance(value, random.Random)
+    if kind == "numpy":
+        return isinstance(value, np.random.Generator)  # at the top of a file it would be imported with the package
     return type(value).__name__ == kind and type(value) in _COLLECTIONS
 
 
@@ -279,7 +283,6 @@ def _held(value: Any, kind: str) -> dict[Any, Any]:
     return dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
 
 
-_GENERATORS = {"generator": torch.Generator, "random": random.Random, "numpy": np.random.Generator}
 _COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
 
 

@@ -234,8 +234,10 @@ def during_test(trainer: ConvnetTrainer) -> Iterator[None]:
     start(trainer)
     try:
         yield
-    finally:
-        end(trainer, state.recording.status)
+    except BaseException as error:
+        end(trainer, _status(error))
+        raise
+    end(trainer, state.recording.status)
 
 
 def make(name: str) -> Logger:
@@ -257,8 +259,12 @@ def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
         return
-    recording.status = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+    recording.status = _status(error)
     end(trainer, recording.status)
+
+
+def _status(error: BaseException | None) -> str:
+    return "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
 
 
 def end(trainer: ConvnetTrainer, status: str) -> None:
