@@ -51,11 +51,9 @@ def state_of(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[
         if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
             return None
         trained = value.is_leaf and value.requires_grad
-        return (
-            None
-            if depth and is_large(value) and not trained
-            else {"tensor": value.detach(), "device": value.device.type}
-        )
+        if depth and is_large(value) and not trained:
+            return None
+        return {"tensor": value.detach(), "device": value.device.type}
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc" or (depth and is_large(value)):
             return None
@@ -136,22 +134,26 @@ def is_large(value: Any) -> bool:
     )
 
 
-def digest(state: Any) -> Any:
+def digest(state: dict[str, Any]) -> Any:
     """Return something that differs, for all practical purposes, once a state of `state_of` has changed.
 
     That of a record has one entry for each field.
     """
-    if isinstance(state, dict) and "fields" in state:
+    if "fields" in state:
         return {name: digest(part) for name, part in state["fields"]}
-    if isinstance(state, Tensor):
+    return _content(state)
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Tensor):
         # Types of one byte have no sum of their own, and integers none of every kind.
-        total = state.detach().to(torch.float64 if not state.is_complex() else torch.complex128).sum().item()
-        return tuple(state.shape), str(state.dtype), repr(total)
-    if isinstance(state, Mapping):
-        return [(key, digest(part)) for key, part in state.items()]
-    if isinstance(state, (list, tuple)):
-        return [digest(part) for part in state]
-    return hash(state) if isinstance(state, bytes) else repr(state)
+        total = value.detach().to(torch.float64 if not value.is_complex() else torch.complex128).sum().item()
+        return tuple(value.shape), str(value.dtype), repr(total)
+    if isinstance(value, Mapping):
+        return [(key, _content(part)) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_content(part) for part in value]
+    return hash(value) if isinstance(value, bytes) else repr(value)
 
 
 def changed(state: dict[str, Any], before: Any) -> dict[str, Any] | None:
@@ -189,11 +191,11 @@ class Same:
 
 
 def content_of(module: nn.Module) -> Any:
-    """Return something that differs once a module has changed, by `digest`.
+    """Return something that differs, for all practical purposes, once a module has changed.
 
     Not by the versions of its tensors: an average is often written to ``parameter.data``, which counts none.
     """
-    return digest({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor) and _has_memory(t)})
+    return _content({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor) and _has_memory(t)})
 
 
 def _has_memory(tensor: Tensor) -> bool:

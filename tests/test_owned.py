@@ -169,3 +169,9 @@ def test_arrays_come_back_with_type_and_shape(value):
     found = owned.restored(None, owned.state_of(value), torch.device("cpu"))
     assert found.dtype == value.dtype and found.shape == value.shape and np.array_equal(found, value)
     found.fill(1)  # it can be written to
+
+
+def test_data_with_the_words_of_a_record_is_data():
+    state = owned.state_of([{"fields": "abc", "class": 1}, torch.zeros(2)])
+    assert owned.changed(state, owned.digest(state)) is None
+    assert owned.changed(owned.state_of([{"fields": "abd", "class": 1}, torch.zeros(2)]), owned.digest(state))
