@@ -131,7 +131,8 @@ class RunState:
     left_out: set[str] = field(default_factory=set)  # of them, said to be in no checkpoint
 
     # Saving and going on.
-    asked: list[str] = field(default_factory=list)  # signals, and "save", to be seen to after the step
+    signals: list[str] = field(default_factory=list)  # that have come at any moment; see signals.take
+    asked: list[str] = field(default_factory=list)  # of them, and "save", to be seen to after the step
     notes_signals: bool = False
     saves: list[Path] = field(default_factory=list)  # files asked for within a batch
     next_save: float = math.inf  # the step after which a save is due
@@ -266,9 +267,12 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 state.batches += 1
                 if ranks is not None:
                     meeting.meet(trainer)
+                elif state.signals:
+                    signals.take(state)
                 if state.asked or state.step >= state.next_save:
                     saving.after_step(trainer)
-            elif state.asked and not nested and ranks is None:  # several ranks obey at the end of the epoch
+            elif state.signals and not nested and ranks is None:  # several ranks obey at the end of the epoch
+                signals.take(state)
                 signals.obey(state)
             if heartbeat is not None:
                 done += 1

@@ -15,7 +15,7 @@ from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from . import distributed
+from . import distributed, signals
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -115,6 +115,7 @@ def meet(trainer: ConvnetTrainer) -> None:
     if perf_counter() >= state.next_save_time and distributed.is_main():
         state.next_save_time = float("inf")
         state.asked.append("SIGUSR1")  # one clock counts
+    signals.take(state)
     wants = state.stop or state.leave or state.stop_loader or state.asked
     if meetings.due == meetings.passed or (wants and meetings.ask()):
         meetings.due = -1
@@ -145,8 +146,9 @@ def release(trainer: ConvnetTrainer) -> None:
 
 
 def agree(trainer: ConvnetTrainer) -> None:
-    """Want on every rank what any of them wants; all ranks have to call it."""
+    """Want on every rank what any of them wants, signals that have come too; all ranks have to call it."""
     state = trainer._run_state
+    signals.take(state)
     if state.ranks is None:
         return
     release(trainer)

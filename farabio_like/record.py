@@ -338,6 +338,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
         distributed.failed(error)
         whereabouts.note(trainer, error)
     state.exception = error
+    signals.take(state)
     lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
@@ -372,6 +373,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if lost is not None:
         raise lost from error
     if error is None:
+        meeting.agree(trainer)
         signals.obey(state)
 
 

@@ -129,33 +129,26 @@ def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
 def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint as this rank needs it: with its own random numbers, gradients and measurements.
 
-    Where there were more or fewer ranks, the first one takes over what all of them had gathered in the epoch; what
-    callbacks other than metrics know is the same for all.
+    Where there were fewer ranks, the further ones begin with nothing measured in the epoch. Where there were more,
+    their means are added to those of the others, and what their metric objects and metric callbacks had measured of
+    the epoch under way is left out, which is said. What other callbacks know is the same on all ranks.
     """
     run = saved["run"]
     parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
     parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
     ranks, rank = distributed.world_size(), distributed.rank()
-    # Gradients in shards are those of all ranks already; modules in shards need them on every rank.
-    states = [run["stepping"]] if "shards" in saved else [part["stepping"] for part in parts]
-    merged = stepping.merged(states, empty=rank > 0 and not shards.are_in(trainer))
-    if len(parts) == ranks:
-        own = parts[rank]
-        if "shards" in saved or shards.are_in(trainer):
-            own = {**own, "stepping": merged}
+    if rank < len(parts):
+        own, *others = parts[rank::ranks]
+        if others:
+            own = {**own, "means": merged_means([part.get("means", {}) for part in (own, *others)])}
     else:
-        if rank:
-            there = parts[0].get("callbacks", run["callbacks"])
-            measuring = {
-                type(callback).__name__
-                for callback in components.each(trainer.callbacks, list, tuple)
-                if isinstance(events.innermost(callback), MetricCallback)
-            }
-            callbacks = [entry for entry in there if entry[0] not in measuring]
-            own = {"rng": None, "means": {}, "objects": {}, "callbacks": callbacks, "stepping": merged}
-        else:
-            means = merged_means([part.get("means", {}) for part in parts])
-            own = {**parts[0], "means": means, "stepping": merged}
+        there = parts[0].get("callbacks", run["callbacks"])
+        callbacks = [entry for entry in there if entry[0] not in _measuring(trainer)]
+        own = {"rng": None, "means": {}, "objects": {}, "callbacks": callbacks}
+    if len(parts) != ranks or "shards" in saved or shards.are_in(trainer):
+        # Gradients in shards are those of all ranks already; modules in shards need them on every rank.
+        states = [run["stepping"]] if "shards" in saved else [part["stepping"] for part in parts]
+        own = {**own, "stepping": stepping.merged(states, empty=rank > 0 and not shards.are_in(trainer))}
     epoch = run["epoch"]
     if epoch is not None:
         epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
@@ -164,6 +157,23 @@ def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
     callbacks = own.get("callbacks", run["callbacks"])
     taken = {"rng": own["rng"], "epoch": epoch, "callbacks": callbacks, "stepping": own["stepping"]}
     return {**saved, "run": {**run, **taken}}
+
+
+def _measuring(trainer: ConvnetTrainer) -> set[str]:
+    """Return the names of the callbacks that measure batches."""
+    return {
+        type(callback).__name__
+        for callback in components.each(trainer.callbacks, list, tuple)
+        if isinstance(events.innermost(callback), MetricCallback)
+    }
+
+
+def _unmeasured(trainer: ConvnetTrainer, run: dict[str, Any]) -> list[str]:
+    """Return the names of what leaves out of an epoch what further processes had trained of it."""
+    further = run.get("ranks", [])[distributed.world_size() :]
+    if not further or run["epoch"] is None or run["epoch"]["phase"] != "train" or not run["epoch"]["batches"]:
+        return []
+    return sorted({name for part in further for name in part["objects"].get("metrics", {})} | _measuring(trainer))
 
 
 def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -449,6 +459,12 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
         several = run["made_with"].get("number of processes", 1) > 1
         rest = ", and it has metrics and gathered gradients of the first process alone" if several else ""
         state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
+    unmeasured = _unmeasured(trainer, run)
+    if unmeasured:
+        state.console.line(
+            f"  there were more processes: {', '.join(unmeasured)} of epoch {saved['epoch']} leave out what those had "
+            "trained"
+        )
     now = _made_with(trainer)
     differences = [
         f"{name} was {run['made_with'][name]}, is {now[name]}"

@@ -58,8 +58,6 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
             for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
                 _write_now(trainer, [path for path in paths if path.parent == folder])
         return
-    run = state.run
-    of_the_run = run is not None and paths[0].parent == run.last.parent
     saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
     if together and state.ranks is not None:
         if not distributed.is_main():
@@ -68,14 +66,8 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
 
     def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
         saved, parameters = of_now
-        if not nonfinite.weights_are_finite(trainer, parameters):
-            return
-        checkpoint.save(saved, *paths)
-        if of_the_run:
-            assert run is not None
-            resume.write_index(run.path, saved, paths)
-            shards.sweep(run.last.parent)
-            state.saved_step = saved["step"]
+        if nonfinite.weights_are_finite(trainer, parameters):
+            _store(trainer, saved, paths)
 
     # In the background copies of the tensors are written: the run goes on changing the tensors themselves.
     state.writer.write(job, (saved, parameters), trainer._async_checkpoint)
@@ -95,14 +87,20 @@ def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, A
 
 def _write_now(trainer: ConvnetTrainer, paths: list[Path]) -> None:
     """Write one checkpoint under these names of one folder; all ranks call it."""
-    state = trainer._run_state
     saved = _state_of_all(trainer)
     if shards.are_in(trainer):
         saved = shards.put_down(saved, paths[0].parent)
+    _store(trainer, saved, paths)
+
+
+def _store(trainer: ConvnetTrainer, saved: dict[str, Any], paths: list[Path]) -> None:
+    """Write the file, and put the folder in order where it is the run's own; one rank does it."""
+    state = trainer._run_state
     checkpoint.save(saved, *paths)
     if distributed.is_main() and state.run is not None and paths[0].parent == state.run.last.parent:
         resume.write_index(state.run.path, saved, paths)
         shards.sweep(state.run.last.parent)
+        state.saved_step = saved["step"]
 
 
 def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:

@@ -17,20 +17,22 @@ NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
 
 @contextlib.contextmanager
 def noted(state: RunState) -> Iterator[None]:
-    """Note signals in ``state.asked`` instead of obeying them at once; a second Ctrl-C stops at once.
+    """Note signals in ``state.signals`` instead of obeying them at once; a second Ctrl-C stops at once.
 
     Handlers that were there before are called too, and are in force again afterwards. What the process
     ignores stays ignored. Python allows handlers in the main thread only; elsewhere nothing is noted.
+    What has come too late for the run to see to it is obeyed in the end.
     """
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if name == "SIGINT" and name in state.asked:
-            state.asked.remove(name)
+        if name == "SIGINT" and name in (*state.signals, *state.asked):
+            state.signals = [other for other in state.signals if other != name]
+            state.asked = [other for other in state.asked if other != name]
             raise KeyboardInterrupt
-        if name not in state.asked:
-            state.asked.append(name)
+        if name not in state.signals:
+            state.signals.append(name)
         previous = before[number]
         if callable(previous) and previous is not signal.default_int_handler:
             previous(number, frame)
@@ -45,12 +47,26 @@ def noted(state: RunState) -> Iterator[None]:
         state.notes_signals = bool(before)
     try:
         yield
+        if before:
+            take(state)
+            obey(state)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if before:
             state.notes_signals = False
-            state.asked = [name for name in state.asked if name not in NAMES]
+            state.signals, state.asked = [], [name for name in state.asked if name not in NAMES]
+
+
+def take(state: RunState) -> None:
+    """Move what has come to what is asked of the run; called where nothing else changes ``state.asked``.
+
+    A signal may come between any two lines: the handler adds to one list, and only this takes from it.
+    """
+    while state.signals:
+        name = state.signals.pop(0)
+        if name not in state.asked:
+            state.asked.append(name)
 
 
 @contextlib.contextmanager

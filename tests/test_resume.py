@@ -488,6 +488,31 @@ def test_a_user_signal_saves_and_goes_on(tmp_path, monkeypatch):
     assert trainer.found == 6
 
 
+@pytest.mark.parametrize(("at", "ends"), [(2, 3), (4, 5), (6, 7), (EPOCHS * BATCHES, EPOCHS * BATCHES)])
+def test_a_signal_that_comes_while_a_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch, at, ends):
+    monkeypatch.chdir(tmp_path)
+
+    class Signalled(Counter):
+        def state_dict(self):
+            if self.batches == at:  # step 2 asks by a signal, 4 and 12 end an epoch, 6 is saved by its number
+                signal.raise_signal(signal.SIGTERM)
+            return super().state_dict()
+
+    class Asked(Tensors):
+        def on_end_training_batch(self):
+            super().on_end_training_batch()
+            if self.step == 2 == at:
+                signal.raise_signal(signal.SIGUSR1)
+
+    trainer = Asked({"_save_steps": 6})
+    trainer.callbacks = [Signalled()]
+    with pytest.raises(SystemExit) as caught:
+        trainer.train()
+    assert caught.value.code == 143
+    kept = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["step"] == trainer.step == ends
+
+
 def test_ctrl_c_finishes_the_step_and_a_second_one_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

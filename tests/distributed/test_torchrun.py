@@ -41,7 +41,18 @@ def results(tmp_path_factory):
     found = {}
     for ranks in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        jobs = ["parity", "uneven", "evaluation", "stopping", "files", "missing", "window", "again", "averaged"]
+        jobs = [
+            "parity",
+            "uneven",
+            "evaluation",
+            "stopping",
+            "files",
+            "missing",
+            "window",
+            "again",
+            "averaged",
+            "measured",
+        ]
         jobs += ["rates", "drifting"]  # the last one, for it fails
         printed, _ = torchrun(ranks, WORKERS, folder, *jobs, folder=folder)
         found[ranks] = {
@@ -162,6 +173,20 @@ def test_a_run_of_one_process_goes_on_amid_an_epoch_on_two_ranks_that_save(resul
         assert same(found, results[1]["ranks"][0]["window"]["whole"])
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (3, 2)])
+def test_metrics_of_an_epoch_that_goes_on_with_more_ranks_are_whole(results, tmp_path, before, after):
+    shutil.copy(results[before]["folder"] / "measured.ckpt", tmp_path)
+    printed, _ = torchrun(after, WORKERS, tmp_path, "measured_on", folder=tmp_path)
+    found = json.loads((tmp_path / "rank0.json").read_text())["measured_on"]
+    alone = results[1]["ranks"][0]["measured"][-1]["train"]
+    left_out = {"torchmetrics", "all_accuracy"} if before > after else set()
+    for name in alone.keys() - left_out:
+        assert same(found[name], alone[name], 1e-6), name
+    assert len(alone) >= 4
+    said = "there were more processes: Accuracy, torchmetrics of epoch 2 leave out what those had trained"
+    assert (said in " ".join(printed.split())) is bool(left_out)
+
+
 def test_a_learning_rate_test_is_the_same_on_all_ranks(results):
     alone = results[1]["ranks"][0]["rates"]
     assert 3 < len(alone["losses"]) < 30  # it was left early
@@ -230,7 +255,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_all(tmp_path):
     assert not (only_run(tmp_path) / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("job", ["terminated", "preempted"])
+@pytest.mark.parametrize("job", ["terminated", "preempted", "surprised", "surprised_main"])
 def test_all_ranks_obey_sigterm_with_a_common_save(tmp_path, job):
     started = time.monotonic()
     torchrun(2, WORKERS, tmp_path, job, folder=tmp_path, good=False)

@@ -11,7 +11,7 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from farabio_like import ConvnetTrainer, distributed, shards
+from farabio_like import Callback, ConvnetTrainer, distributed, shards
 from farabio_like.callbacks import (
     AUC,
     SWA,
@@ -419,6 +419,27 @@ def onward():
     return weights(resumed)
 
 
+class Measured(Base):
+    """Has a metric object and a metric callback, and saves amid its second epoch."""
+
+    def define_train_attr(self):
+        self.callbacks = [Accuracy(prefix="all_")]
+        self.metrics = {"torchmetrics": torchmetrics.Accuracy("multiclass", num_classes=2)}
+
+    def on_end_training_batch(self):
+        if self.step == 5 and not self._verbose:
+            self.save_checkpoint("measured.ckpt")
+
+
+def measured():
+    return trained(Measured)["history"]
+
+
+def measured_on():
+    """Going on from there, on as many ranks as there are now."""
+    return Measured({"_verbose": True}).train(resume="measured.ckpt")[-1]["train"]
+
+
 def rates():
     """A learning rate test, which all ranks have to leave after the same step."""
     torch.manual_seed(0)
@@ -537,6 +558,36 @@ def preempted():
                 os.kill(os.getppid(), signal.SIGTERM)
 
     Preempted({"_num_epochs": 100_000, "_logdir": "runs"}).train()
+
+
+def surprised():
+    """SIGTERM comes to one rank alone, while it gathers what to save at the end of an epoch."""
+
+    class Signalled(Callback):
+        def state_dict(self):
+            if len(trainer.history) == 2 and distributed.rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {}
+
+    trainer = Base({"_num_epochs": 1000, "_logdir": "runs"})
+    trainer.callbacks = [Signalled()]
+    trainer.train()
+
+
+def surprised_main():
+    """SIGTERM comes to the first rank alone, while it writes the line of an epoch."""
+
+    class Scheduler(torch.optim.lr_scheduler.LambdaLR):
+        def step(self, *arguments):
+            super().step(*arguments)
+            if self.last_epoch == 2 and distributed.is_main():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    class Scheduled(Base):
+        def define_train_attr(self):
+            self.scheduler = Scheduler(self.optimizer, lambda epoch: 1)
+
+    Scheduled({"_num_epochs": 1000, "_logdir": "runs", "_save_epoch": 5}).train()
 
 
 def missing():
