@@ -218,6 +218,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     elif stepping is not None:
         left = data.length_of(items)
         stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
+    saves_within = trainer._save_steps is not None or trainer._save_minutes is not None
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
     if training:
@@ -269,7 +270,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                     meeting.meet(trainer)
                 elif state.signals:
                     signals.take(state)
-                if state.asked or state.step >= state.next_save:
+                if state.asked or (saves_within and state.step >= state.next_save):
                     saving.after_step(trainer)
             elif state.signals and not nested and ranks is None:  # several ranks obey at the end of the epoch
                 signals.take(state)

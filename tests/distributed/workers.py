@@ -584,7 +584,8 @@ def surprised_main():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     class Scheduled(Base):
-        def define_train_attr(self):
+        def build_model(self):
+            super().build_model()
             self.scheduler = Scheduler(self.optimizer, lambda epoch: 1)
 
     Scheduled({"_num_epochs": 1000, "_logdir": "runs", "_save_epoch": 5}).train()
