@@ -116,7 +116,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
             for swept in (path.parent, folder):
                 checkpoint.sweep(swept)
             shards.sweep(path.parent)
-            state.run.rewind(state.history, state.step)
+            state.run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -259,7 +259,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if state.run is not None:
         last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
         if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
-            saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
+            # The best first: of a process that is killed between the two names, it is the newest to go on from.
+            saving.write(trainer, [state.run.best, state.run.last] if best else [state.run.last])
             saving.plan(trainer)
         state.run.append({**entry, "best": best})
         if not last:
@@ -334,12 +335,15 @@ def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
+    signals.take(state)
+    lost: BaseException | None = workers.loss(trainer, error)
+    ended = signals.ending(state)
+    if lost is not None and ended is not None:
+        error, lost = ended, ended  # a signal to all processes of the run: the workers end at once
     if error is not None:
         distributed.failed(error)
         whereabouts.note(trainer, error)
     state.exception = error
-    signals.take(state)
-    lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
@@ -371,7 +375,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None and first is not None:
         raise first
     if lost is not None:
-        raise lost from error
+        raise lost from (None if lost is error else error)
     if error is None:
         meeting.agree(trainer)
         signals.obey(state)

@@ -1,0 +1,130 @@
+"""Signals, kills and saves at the moments between two that belong together; nothing is lost or done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from farabio_like import checkpoint
+
+from .trials import assert_same
+
+ROOT = Path(__file__).parents[2]
+LAST = Path("runs/Halves/1/checkpoints/last.ckpt")
+
+HALVES = """
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from farabio_like import ConvnetTrainer
+
+class InHalves(torch.optim.SGD):
+    def step(self, closure=None):
+        for index, parameter in enumerate(self.param_groups[0]["params"]):
+            parameter.data -= 0.01 * parameter.grad
+            if index == 0:
+                self.halfway()
+
+class Halves(ConvnetTrainer):
+    def define_misc_attr(self):
+        self._device, self._verbose, self._num_epochs, self._logdir = "cpu", False, 2, "runs"
+
+    def get_trainloader(self):
+        torch.manual_seed(3)
+        self.train_loader = DataLoader(TensorDataset(torch.randn(60, 3), torch.randn(60, 1)), 3, num_workers=1)
+
+    def build_model(self):
+        self.model, self.criterion = nn.Linear(3, 1), nn.MSELoss()
+        self.optimizer = InHalves(self.model.parameters(), lr=1.0)
+        self.optimizer.halfway = self.halfway
+
+    def halfway(self):
+        if self.step == STEP:
+            fault(multiprocessing.active_children()[0].pid)
+            time.sleep(0.3)
+
+def kill_worker(pid):
+    os.kill(pid, signal.SIGKILL)
+
+def terminate_all(pid):
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+STEP, fault = int(sys.argv[1]), globals()[sys.argv[2]]
+Halves().train(resume=True)
+"""
+
+
+def script(folder, text, *arguments):
+    """Run a script in a process of its own; return its exit status."""
+    (folder / "script.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, stderr=subprocess.PIPE, timeout=120).returncode
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_amid_a_step_of_the_optimizer(tmp_path):
+    folders = {name: tmp_path / name for name in ("whole", "kill_worker", "terminate_all")}
+    for folder in folders.values():
+        folder.mkdir()
+    assert script(folders["whole"], HALVES, 0, "kill_worker") == 0
+    assert script(folders["kill_worker"], HALVES, 7, "kill_worker") == 1
+    assert script(folders["terminate_all"], HALVES, 7, "terminate_all") == 143
+    whole = checkpoint.read(folders["whole"] / LAST)
+    for name in ("kill_worker", "terminate_all"):
+        assert script(folders[name], HALVES, 0, name) == 0
+        resumed = checkpoint.read(folders[name] / LAST)
+        assert resumed["step"] == whole["step"]
+        assert all(torch.equal(resumed["model"][key], value) for key, value in whole["model"].items()), name
+
+
+RENAMES = """
+import os
+import sys
+from tests.test_resume import Tensors, np, random, torch
+
+class Cut(Tensors):
+    names = 0
+
+def replace(source, target, rename=os.replace):
+    rename(source, target)
+    if str(target).endswith(".ckpt") and sys.argv[1] == "kill" and trainer.phase_of_save():
+        Cut.names += 1
+        if Cut.names == 1:
+            os.kill(os.getpid(), 9)
+
+torch.manual_seed(7)
+np.random.seed(7)
+random.seed(7)
+trainer = Cut({"_save_steps": None, "_num_epochs": 4})
+trainer.phase_of_save = lambda: trainer.history[-1]["epoch"] == 3 if trainer.history else False
+os.replace = replace
+trainer.train(resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_between_the_names_of_the_last_and_the_best_epoch(tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    assert script(tmp_path / "whole", RENAMES, "") == 0
+    assert script(tmp_path / "cut", RENAMES, "kill") == -signal.SIGKILL
+    assert script(tmp_path / "cut", RENAMES, "") == 0
+    found = [tmp_path / name / "runs" / "Cut" / "1" for name in ("whole", "cut")]
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same(*(checkpoint.read(run / "checkpoints" / name) for run in found))
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in found]
+    assert [{**line, "seconds": 0} for line in lines[0]] == [{**line, "seconds": 0} for line in lines[1]]
+    assert lines[0][2]["best"]
