@@ -79,6 +79,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.run = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.run.path
         state.run.describe(trainer.config.to_dict(), {name: getattr(trainer, name) for name in SETTINGS})
+        if state.resumed is not None:
+            _bring_along(trainer, state.run)
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
@@ -115,6 +117,9 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         if distributed.is_main():
             for swept in (path.parent, folder):
                 checkpoint.sweep(swept)
+            if path.name == resume.BEST:  # killed before it had its second name, or that file is damaged
+                checkpoint.link_durably(path, state.run.last)
+                resume.write_index(folder, saved, [state.run.last, path])
             shards.sweep(path.parent)
             state.run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
     state.saved_step = state.step
@@ -125,6 +130,23 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(
             f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
         )
+
+
+def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
+    """Give a run that goes on in a new folder its epochs, and its best one; without the file, it has no best one."""
+    state = trainer._run_state
+    if state.best is not None:
+        best, path = list(state.best), Path(state.resumed["file"])  # type: ignore[index]
+        found = distributed.from_main(lambda: resume.find_best(best, [path, path.with_name(resume.BEST)]))
+        if found is None:
+            state.console.line(
+                f"  the file of epoch {best[3]}, the best so far, is not there: the next one is the best"
+            )
+            state.best = None
+        else:
+            checkpoint.link_durably(found, run.best)
+    if distributed.is_main():
+        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
 
 
 def first_epoch(trainer: ConvnetTrainer) -> int:

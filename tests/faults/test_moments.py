@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from farabio_like import checkpoint
 
+from ..test_resume import Tensors, assert_equal_runs, stopped_run, whole_run
 from .trials import assert_same
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +110,7 @@ def replace(source, target, rename=os.replace):
 torch.manual_seed(7)
 np.random.seed(7)
 random.seed(7)
-trainer = Cut({"_save_steps": None, "_num_epochs": 4})
+trainer = Cut({"_save_steps": None})
 trainer.phase_of_save = lambda: trainer.history[-1]["epoch"] == 3 if trainer.history else False
 os.replace = replace
 trainer.train(resume=True)
@@ -128,3 +130,43 @@ def test_killed_between_the_names_of_the_last_and_the_best_epoch(tmp_path):
     lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in found]
     assert [{**line, "seconds": 0} for line in lines[0]] == [{**line, "seconds": 0} for line in lines[1]]
     assert lines[0][2]["best"]
+
+
+def test_of_a_copied_folder_the_newest_file_is_taken():
+    stopped_run(Tensors, 10)  # the best one is of step 8
+    inner, copied = Path("stopped/Tensors/1/checkpoints"), Path("copied/Tensors/1/checkpoints")
+    copied.mkdir(parents=True)
+    for time, name in enumerate(("last.ckpt", "index.json", "best.ckpt")):
+        shutil.copyfile(inner / name, copied / name)
+        os.utime(copied / name, (time, time))
+    resumed = Tensors({"_logdir": "copied"})
+    resumed.events = []
+    resumed.train(resume=True)
+    assert_equal_runs(whole_run(Tensors), resumed)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_that_goes_on_in_a_new_folder_has_its_epochs_and_its_best(is_there):
+    class Worse(Tensors):
+        def evaluate_batch(self, item):
+            super().evaluate_batch(item)
+            self.loss = self.loss * 0 + self.epoch
+
+    first = Worse({"_logdir": "runs"})
+    first.train()
+    path = first.run_dir / "checkpoints" / "second.ckpt"
+    second = Worse({"_logdir": "runs", "_num_epochs": 2})
+    second.train()
+    second.save_checkpoint(path)
+    os.utime(path, (1, 1))
+    (path.parent / "index.json").unlink()
+    if not is_there:
+        (path.parent / "best.ckpt").unlink()
+    resumed = Worse({"_logdir": "runs", "_num_epochs": 4})
+    resumed.train(resume=path)
+    lines = [json.loads(line) for line in (resumed.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert resumed.run_dir not in (first.run_dir, second.run_dir)
+    best = 1 if is_there else 3
+    assert [line["epoch"] for line in lines if line["best"]] == [best]
+    assert checkpoint.read(resumed.run_dir / "checkpoints" / "best.ckpt")["epoch"] == best
