@@ -119,7 +119,10 @@ def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 
 def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
-    """Return class and state of every callback, in their order."""
+    """Return class and state of every callback, in their order: of the beginning of an evaluation, see `_rng`."""
+    state = trainer._run_state
+    if state.phase == "evaluate" and state.evaluation_records is not None:
+        return state.evaluation_records[0]
     return [
         [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
         for callback in components.each(trainer.callbacks, list, tuple)
@@ -319,8 +322,11 @@ def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 
 def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
-    before = trainer._run_state.attributes_before
-    return {name: value for name, value in attributes(trainer).items() if name not in before or before[name] != value}
+    state = trainer._run_state
+    before = state.attributes_before
+    records = state.evaluation_records if state.phase == "evaluate" else None
+    now = attributes(trainer) if records is None else records[1]
+    return {name: value for name, value in now.items() if name not in before or before[name] != value}
 
 
 def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
@@ -653,6 +659,8 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     """Note that the training of an epoch is complete, for a save while it is evaluated."""
     state = trainer._run_state
     _ready(trainer)
+    # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
+    state.evaluation_records = (_callbacks(trainer), attributes(trainer)) if state.run is not None else None
     state.phase = "evaluate"
     state.evaluation_rng = rng.get_state(*loaders(trainer))
 

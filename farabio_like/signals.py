@@ -41,14 +41,14 @@ def noted(state: RunState) -> Iterator[None]:
         if callable(previous) and previous is not signal.default_int_handler:
             previous(number, frame)
 
-    if _is_main_thread() and not state.notes_signals:
+    if _is_main_thread() and state.notes_signals != id(state):
         for name in NAMES:
             number = getattr(signal, name, None)
             # None: a handler that Python did not set, and could not set again.
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.getsignal(number)
                 signal.signal(number, note)
-        state.notes_signals = bool(before)
+        state.notes_signals = id(state) if before else None
     late: BaseException | None = None
     try:
         yield
@@ -56,7 +56,7 @@ def noted(state: RunState) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if before:
-            state.notes_signals = False
+            state.notes_signals = None
             take(state)
             late = ending(state)
             state.asked = [name for name in state.asked if name not in NAMES]

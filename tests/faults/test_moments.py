@@ -1,5 +1,6 @@
 """Signals, kills and saves at the moments between two that belong together; nothing is lost or done twice."""
 
+import copy
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from farabio_like import checkpoint
+from farabio_like.callbacks import Checkpoint, EarlyStopping
 
-from ..test_resume import Tensors, assert_equal_runs, stopped_run, whole_run
+from ..test_resume import Counter, Tensors, assert_equal_runs, resumed_run, stopped_run, whole_run
 from .trials import assert_same
 
 ROOT = Path(__file__).parents[2]
@@ -170,3 +172,60 @@ def test_a_run_that_goes_on_in_a_new_folder_has_its_epochs_and_its_best(is_there
     best = 1 if is_there else 3
     assert [line["epoch"] for line in lines if line["best"]] == [best]
     assert checkpoint.read(resumed.run_dir / "checkpoints" / "best.ckpt")["epoch"] == best
+
+
+class Judged(Counter):
+    """Counts evaluated batches, and the epochs after them."""
+
+    def on_evaluate_batch_end(self, trainer):
+        self.batches += 100
+
+    def on_epoch_end(self, trainer):
+        self.batches += 10_000
+
+
+class Evaluated(Tensors):
+    def build_model(self):
+        super().build_model()
+        self.callbacks = [Judged()]
+
+    def on_evaluate_batch_end(self):
+        self.names["evaluated"] = self.names.get("evaluated", 0) + 1
+        super().on_evaluate_batch_end()
+
+    def on_epoch_end(self):
+        self.names["ended"] = self.names.get("ended", 0) + 1
+
+
+def test_what_an_evaluation_counts_is_counted_once_where_it_begins_anew():
+    whole = whole_run(Evaluated, _save_steps=None)
+    stopped_run(Evaluated, (2, "valid"), _save_steps=None)
+    assert_equal_runs(whole, resumed_run(Evaluated, _save_steps=None))
+
+
+def test_a_file_of_the_checkpoint_callback_has_not_counted_its_epoch():
+    class Kept(Evaluated):
+        def build_model(self):
+            super().build_model()
+            self.callbacks += [EarlyStopping(patience=9, mode="max"), Checkpoint(top_k=0, every_epochs=1)]
+
+    whole = whole_run(Kept)
+    resumed = Kept({"_logdir": "whole"})
+    resumed.events = []
+    resumed.train(resume=whole.run_dir / "checkpoints" / "epoch-0002.ckpt")
+    assert_equal_runs(whole, resumed)
+
+
+def test_a_copy_made_amid_a_run_notes_its_own_signals():
+    class Copied(Tensors):
+        def on_train_epoch_start(self):
+            if self.epoch == 2 and self.stop_after is None:
+                copies.append(copy.deepcopy(self))
+
+    copies = []
+    Copied({"_logdir": "first"}).train()
+    (other,) = copies
+    other.stop_after = 6
+    with pytest.raises(SystemExit):
+        other.train()
+    assert checkpoint.read(other.run_dir / "checkpoints" / "last.ckpt")["step"] == 6
