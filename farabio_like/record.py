@@ -38,6 +38,7 @@ from . import (
 )
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, HookError, closest
+from .loggers import csv
 from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
@@ -122,6 +123,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
                 resume.write_index(folder, saved, [state.run.last, path])
             shards.sweep(path.parent)
             state.run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
+            csv.rewind(folder, {entry["epoch"] for entry in state.history}, state.step)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")

@@ -1,6 +1,7 @@
 """Signals, kills and saves at the moments between two that belong together; nothing is lost or done twice."""
 
 import copy
+import csv
 import json
 import os
 import shutil
@@ -229,3 +230,37 @@ def test_a_copy_made_amid_a_run_notes_its_own_signals():
     with pytest.raises(SystemExit):
         other.train()
     assert checkpoint.read(other.run_dir / "checkpoints" / "last.ckpt")["step"] == 6
+
+
+TABLE = """
+import os
+import sys
+import time
+from tests.test_resume import Tensors
+
+class Table(Tensors):
+    def define_log_attr(self):
+        self._loggers, self._log_interval = "csv", 1
+
+    def on_train_epoch_end(self):
+        self.loggers.scalars({"own": 1.0}, step=1000 * self.epoch)
+
+    def on_start_training_batch(self, item):
+        super().on_start_training_batch(item)
+        if self.step == int(sys.argv[1]):
+            time.sleep(1)  # what is recorded is written
+            os.kill(os.getpid(), 9)
+
+Table({"_save_steps": None, "_save_epoch": 2, "_num_epochs": 4, "_monitor": "loss", "_monitor_mode": "max"}).train(resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_the_table_of_a_killed_run_has_no_row_twice(tmp_path):
+    assert script(tmp_path, TABLE, 15) == -signal.SIGKILL
+    assert script(tmp_path, TABLE, 0) == 0
+    with open(tmp_path / "runs/Table/1/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["running/loss"]] == list(range(1, 17))
+    assert [int(row["epoch"]) for row in rows if row["epoch"]] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if row["own"]] == ["1000", "2000", "3000", "3000", "4000"]  # as hooks say
