@@ -116,14 +116,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.run = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
         if distributed.is_main():
-            for swept in (path.parent, folder):
-                checkpoint.sweep(swept)
-            if path.name == resume.BEST:  # killed before it had its second name, or that file is damaged
-                checkpoint.link_durably(path, state.run.last)
-                resume.write_index(folder, saved, [state.run.last, path])
-            shards.sweep(path.parent)
-            state.run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
-            csv.rewind(folder, {entry["epoch"] for entry in state.history}, state.step)
+            _put_in_order(trainer, state.run, saved, path)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -132,6 +125,25 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(
             f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
         )
+
+
+def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, Any], path: Path) -> None:
+    """Take out of the folder of a run that goes on what is half written, or later than its checkpoint."""
+    state = trainer._run_state
+    try:
+        for swept in (path.parent, run.path):
+            checkpoint.sweep(swept)
+        if path.name == resume.BEST:  # killed before it had its second name, or that file is damaged
+            checkpoint.link_durably(path, run.last)
+            resume.write_index(run.path, saved, [run.last, path])
+        shards.sweep(path.parent)
+        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
+        csv.rewind(run.path, {entry["epoch"] for entry in state.history}, state.step)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {run.path} cannot be written: {error.strerror or error}. Go on from a copy of it, by "
+            "train(resume=path)."
+        ) from error
 
 
 def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from farabio_like import checkpoint
+from farabio_like import ConfigError, checkpoint
 from farabio_like.callbacks import Checkpoint, EarlyStopping
 
 from ..test_resume import Counter, Tensors, assert_equal_runs, resumed_run, stopped_run, whole_run
@@ -251,7 +251,8 @@ class Table(Tensors):
             time.sleep(1)  # what is recorded is written
             os.kill(os.getpid(), 9)
 
-Table({"_save_steps": None, "_save_epoch": 2, "_num_epochs": 4, "_monitor": "loss", "_monitor_mode": "max"}).train(resume=True)
+settings = {"_save_steps": None, "_save_epoch": 2, "_num_epochs": 4, "_monitor": "loss", "_monitor_mode": "max"}
+Table(settings).train(resume=True)
 """
 
 
@@ -264,3 +265,23 @@ def test_the_table_of_a_killed_run_has_no_row_twice(tmp_path):
     assert [int(row["step"]) for row in rows if row["running/loss"]] == list(range(1, 17))
     assert [int(row["epoch"]) for row in rows if row["epoch"]] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if row["own"]] == ["1000", "2000", "3000", "3000", "4000"]  # as hooks say
+
+
+def resume_where_nothing_can_be_written():
+    if os.geteuid() == 0:  # who may write anywhere
+        os.setuid(65534)
+    trainer = Tensors({"_logdir": "stopped"})
+    try:
+        trainer.train(resume=True)
+    except ConfigError as error:
+        return str(error), trainer.losses
+    return "no error", trainer.losses
+
+
+def test_a_run_folder_that_cannot_be_written_is_an_error_before_the_first_step(in_child):
+    os.chmod(".", 0o755)
+    folder = stopped_run(Tensors, 6).run_dir
+    for path in (folder, folder / "checkpoints"):
+        path.chmod(0o555)
+    message, losses = in_child(resume_where_nothing_can_be_written)
+    assert message.startswith(f"the run folder {folder} cannot be written: Permission denied.") and not losses
