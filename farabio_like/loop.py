@@ -122,6 +122,8 @@ class RunState:
     epoch_step: int = 0  # steps before it
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    # States of the callbacks and attributes when it began, in a run that has a folder.
+    evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
     means: RunningMeans | None = None
     objects: MetricObjects | None = None
     attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
@@ -133,7 +135,7 @@ class RunState:
     # Saving and going on.
     signals: list[str] = field(default_factory=list)  # that have come at any moment; see signals.take
     asked: list[str] = field(default_factory=list)  # of them, and "save", to be seen to after the step
-    notes_signals: bool = False
+    notes_signals: int | None = None  # the id of this object; a copy's signals are not noted
     saves: list[Path] = field(default_factory=list)  # files asked for within a batch
     next_save: float = math.inf  # the step after which a save is due
     next_save_time: float = math.inf

@@ -38,6 +38,7 @@ from . import (
 )
 from .callbacks import base as events
 from .errors import CheckpointError, ConfigError, HookError, closest
+from .loggers import csv
 from .loggers import run as loggers
 from .loggers.console import number, seconds
 from .metrics import improves, plain_metrics
@@ -79,6 +80,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.run = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.run.path
         state.run.describe(trainer.config.to_dict(), {name: getattr(trainer, name) for name in SETTINGS})
+        if state.resumed is not None:
+            _bring_along(trainer, state.run)
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
@@ -113,10 +116,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.run = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
         if distributed.is_main():
-            for swept in (path.parent, folder):
-                checkpoint.sweep(swept)
-            shards.sweep(path.parent)
-            state.run.rewind(state.history, state.step)
+            _put_in_order(trainer, state.run, saved, path)
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -125,6 +125,42 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(
             f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
         )
+
+
+def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, Any], path: Path) -> None:
+    """Take out of the folder of a run that goes on what is half written, or later than its checkpoint."""
+    state = trainer._run_state
+    try:
+        for swept in (path.parent, run.path):
+            checkpoint.sweep(swept)
+        if path.name == resume.BEST:  # killed before it had its second name, or that file is damaged
+            checkpoint.link_durably(path, run.last)
+            resume.write_index(run.path, saved, [run.last, path])
+        shards.sweep(path.parent)
+        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
+        csv.rewind(run.path, {entry["epoch"] for entry in state.history}, state.step)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {run.path} cannot be written: {error.strerror or error}. Go on from a copy of it, by "
+            "train(resume=path)."
+        ) from error
+
+
+def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
+    """Give a run that goes on in a new folder its epochs, and its best one; without the file, it has no best one."""
+    state = trainer._run_state
+    if state.best is not None:
+        best, path = list(state.best), Path(state.resumed["file"])  # type: ignore[index]
+        found = distributed.from_main(lambda: resume.find_best(best, [path, path.with_name(resume.BEST)]))
+        if found is None:
+            state.console.line(
+                f"  the file of epoch {best[3]}, the best so far, is not there: the next one is the best"
+            )
+            state.best = None
+        else:
+            checkpoint.link_durably(found, run.best)
+    if distributed.is_main():
+        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
 
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
@@ -259,7 +295,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if state.run is not None:
         last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
         if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
-            saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
+            # The best first: of a process that is killed between the two names, it is the newest to go on from.
+            saving.write(trainer, [state.run.best, state.run.last] if best else [state.run.last])
             saving.plan(trainer)
         state.run.append({**entry, "best": best})
         if not last:
@@ -334,12 +371,15 @@ def _is_best(trainer: ConvnetTrainer, entry: dict[str, Any]) -> bool:
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
+    signals.take(state)
+    lost: BaseException | None = workers.loss(trainer, error)
+    ended = signals.ending(state)
+    if lost is not None and ended is not None:
+        error, lost = ended, ended  # a signal to all processes of the run: the workers end at once
     if error is not None:
         distributed.failed(error)
         whereabouts.note(trainer, error)
     state.exception = error
-    signals.take(state)
-    lost = workers.loss(trainer, error)
     state.running, state.stop, state.leave = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
@@ -371,7 +411,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
     if error is None and first is not None:
         raise first
     if lost is not None:
-        raise lost from error
+        raise lost from (None if lost is error else error)
     if error is None:
         meeting.agree(trainer)
         signals.obey(state)

@@ -119,7 +119,10 @@ def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 
 def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
-    """Return class and state of every callback, in their order."""
+    """Return class and state of every callback, in their order: of the beginning of an evaluation, see `_rng`."""
+    state = trainer._run_state
+    if state.phase == "evaluate" and state.evaluation_records is not None:
+        return state.evaluation_records[0]
     return [
         [type(callback).__name__, plain(callback.state_dict(), type(callback).__name__)]
         for callback in components.each(trainer.callbacks, list, tuple)
@@ -319,8 +322,11 @@ def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 
 def _changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
-    before = trainer._run_state.attributes_before
-    return {name: value for name, value in attributes(trainer).items() if name not in before or before[name] != value}
+    state = trainer._run_state
+    before = state.attributes_before
+    records = state.evaluation_records if state.phase == "evaluate" else None
+    now = attributes(trainer) if records is None else records[1]
+    return {name: value for name, value in now.items() if name not in before or before[name] != value}
 
 
 def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
@@ -653,6 +659,8 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     """Note that the training of an epoch is complete, for a save while it is evaluated."""
     state = trainer._run_state
     _ready(trainer)
+    # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
+    state.evaluation_records = (_callbacks(trainer), attributes(trainer)) if state.run is not None else None
     state.phase = "evaluate"
     state.evaluation_rng = rng.get_state(*loaders(trainer))
 
@@ -756,10 +764,34 @@ def checkpoints(folder: Path) -> list[Path]:
         current = entry.get("size") == status.st_size and entry.get("changed") == status.st_mtime_ns
         return (entry["step"] if current else -1, status.st_mtime_ns, path.name == LAST)
 
-    # By the steps that the index knows where it knows all of them, else by the files' times.
+    # By the steps that the index knows, or else the files: those of a copied folder have other times.
     ages = {path: age(path) for path in files}
+    if len(files) > 1 and not all(key[0] >= 0 for key in ages.values()):
+        ages = {path: (_step_in(path), *key[1:]) for path, key in ages.items()}
     by_step = all(key[0] >= 0 for key in ages.values())
     return sorted(files, key=lambda path: ages[path] if by_step else ages[path][1:], reverse=True)
+
+
+def _step_in(path: Path) -> int:
+    """Return the step that a checkpoint says it is of, -1 where it cannot be read; the tensors are not."""
+    try:
+        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+    except Exception:  # whoever takes it reads it in full, and says what is wrong
+        return -1
+    return step if type(step) is int else -1
+
+
+def find_best(best: list[Any], paths: list[Path]) -> Path | None:
+    """Return the file that holds the best epoch, as a state notes it, at its end; none whose weights are in shards."""
+    for path in paths:
+        try:
+            found = _read(path)
+        except (CheckpointError, OSError):
+            continue
+        run = found["run"]
+        if run["best"] == best and found["epoch"] == best[3] and run["epoch"] is None and "shards" not in found:
+            return path
+    return None
 
 
 def _index(folder: Path) -> dict[str, Any]:

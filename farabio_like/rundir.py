@@ -88,10 +88,11 @@ class RunDir:
                 "Make room, or choose another place by _logdir."
             ) from error
 
-    def rewind(self, history: list[dict[str, Any]], step: int) -> None:
+    def rewind(self, history: list[dict[str, Any]], step: int, best: int | None) -> None:
         """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
 
-        Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay.
+        Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay. A line that is
+        missing says whether its epoch is the `best`.
         """
         path = self.path / "metrics.jsonl"
         there: list[dict[str, Any]] = []
@@ -104,7 +105,8 @@ class RunDir:
         kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
         kept = [entry for entry in kept if entry.get("step", 0) <= step]
         known = {entry.get("epoch") for entry in kept if "train" in entry}
-        kept += [finite(entry) for entry in history if entry["epoch"] not in known]
+        missing = [entry for entry in history if entry["epoch"] not in known]
+        kept += [finite({**entry, "best": entry["epoch"] == best}) for entry in missing]
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append(self, entry: Mapping[str, Any]) -> None:

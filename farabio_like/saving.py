@@ -87,6 +87,7 @@ def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, A
 
 def _write_now(trainer: ConvnetTrainer, paths: list[Path]) -> None:
     """Write one checkpoint under these names of one folder; all ranks call it."""
+    trainer._run_state.writer.finish()  # two at once would write one index
     saved = _state_of_all(trainer)
     if shards.are_in(trainer):
         saved = shards.put_down(saved, paths[0].parent)

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import dataloader
+from torch.utils.data._utils import signal_handling
+
 if TYPE_CHECKING:
     from .loop import RunState
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+ASK_AGAIN = 0.05  # seconds until the news of a worker's death is told again, if no batch is waited for
 
 
 @contextlib.contextmanager
@@ -37,25 +41,27 @@ def noted(state: RunState) -> Iterator[None]:
         if callable(previous) and previous is not signal.default_int_handler:
             previous(number, frame)
 
-    if threading.current_thread() is threading.main_thread() and not state.notes_signals:
+    if _is_main_thread() and state.notes_signals != id(state):
         for name in NAMES:
             number = getattr(signal, name, None)
             # None: a handler that Python did not set, and could not set again.
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.getsignal(number)
                 signal.signal(number, note)
-        state.notes_signals = bool(before)
+        state.notes_signals = id(state) if before else None
+    late: BaseException | None = None
     try:
         yield
-        if before:
-            take(state)
-            obey(state)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if before:
-            state.notes_signals = False
-            state.signals, state.asked = [], [name for name in state.asked if name not in NAMES]
+            state.notes_signals = None
+            take(state)
+            late = ending(state)
+            state.asked = [name for name in state.asked if name not in NAMES]
+    if late is not None:
+        raise late
 
 
 def take(state: RunState) -> None:
@@ -70,14 +76,60 @@ def take(state: RunState) -> None:
 
 
 @contextlib.contextmanager
+def workers_watched() -> Iterator[None]:
+    """Let torch say that a loader's worker has died only where a batch is waited for.
+
+    Its handler raises an error wherever the main thread is. Amid a step of an optimizer some weights would have
+    moved and others not, and the step would count as one that was not taken.
+    """
+    install = getattr(signal_handling, "_set_SIGCHLD_handler", None)
+    if install is None or not hasattr(signal, "SIGCHLD") or not _is_main_thread():
+        yield
+        return
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+        install()  # or the first loader with workers would do so amid the run
+    torchs: Any = signal.getsignal(signal.SIGCHLD)
+    if not _tells_of_workers(torchs):
+        yield
+        return
+
+    died: RuntimeError | None = None
+    again: threading.Timer | None = None
+
+    def wait_for_a_fetch(number: int, frame: FrameType | None) -> None:
+        nonlocal died, again
+        try:
+            torchs(number, frame)
+        except RuntimeError as error:  # once for a death
+            died = error.with_traceback(None)
+        if died is None:
+            return
+        while frame is not None and frame.f_code.co_filename != dataloader.__file__:
+            frame = frame.f_back
+        if frame is not None:
+            said, died = died, None
+            raise said
+        again = threading.Timer(ASK_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        again.start()
+
+    signal.signal(signal.SIGCHLD, wait_for_a_fetch)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, torchs)
+        if again is not None:
+            again.cancel()
+
+
+@contextlib.contextmanager
 def deaf_to_workers() -> Iterator[None]:
     """Keep torch from raising an error, wherever the main thread is, because a loader's worker died.
 
     It would cut off the end of a run that ends by this very death.
     """
     handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    torchs = getattr(handler, "__module__", "") == "torch.utils.data._utils.signal_handling"
-    if not torchs or threading.current_thread() is not threading.main_thread():
+    if not _tells_of_workers(handler) or not _is_main_thread():
         yield
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # which lets the news go by
@@ -92,6 +144,13 @@ def stops_at_once(state: RunState, error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and not {"SIGINT", "SIGTERM"} & set(state.asked)
 
 
+def ending(state: RunState) -> BaseException | None:
+    """Return the exception by which a run ends that a signal has asked to end, None for no such signal."""
+    if "SIGINT" in state.asked:
+        return KeyboardInterrupt()
+    return SystemExit(143) if "SIGTERM" in state.asked else None
+
+
 def obey(state: RunState) -> None:
     """End the run if a signal asked for it, after a save.
 
@@ -102,7 +161,15 @@ def obey(state: RunState) -> None:
     SystemExit
         With the status 143, after SIGTERM.
     """
-    if "SIGINT" in state.asked:
-        raise KeyboardInterrupt
-    if "SIGTERM" in state.asked:
-        raise SystemExit(143)
+    error = ending(state)
+    if error is not None:
+        raise error
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _tells_of_workers(handler: Any) -> bool:
+    """Return whether a handler of SIGCHLD is torch's, or the one that calls it."""
+    return getattr(handler, "__module__", "") in (signal_handling.__name__, __name__)

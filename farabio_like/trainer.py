@@ -367,7 +367,7 @@ class ConvnetTrainer:
         FileNotFoundError, CheckpointError
             If there is nothing to resume at the path, or nothing intact.
         """
-        with signals.noted(self._run_state):
+        with signals.noted(self._run_state), signals.workers_watched():
             record.open_run(self, resume)
             try:
                 loggers.start(self)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from ..callbacks.base import Logger
+from ..checkpoint import write_text
 
 
 class CSVLogger(Logger):
@@ -74,6 +76,34 @@ class CSVLogger(Logger):
         finally:
             temporary.unlink(missing_ok=True)
         self.columns, self.size = columns, len(text)
+
+
+def rewind(run_dir: Path, epochs: Container[int], step: int) -> None:
+    """Take out of the table of a run folder what a killed run has recorded after the checkpoint that goes on.
+
+    Parameters
+    ----------
+    run_dir : Path
+    epochs : container of int
+        Those that are done; rows of others go.
+    step : int
+        Rows of the running loss after it go. Rows that hooks have recorded stay: their steps may be of their own.
+    """
+    path = run_dir / "metrics.csv"
+    try:
+        text = path.read_bytes()
+        names, *rows = _rows(text[: text.rfind(b"\n") + 1])
+        kept = [row for row in rows if not _is_later(dict(zip(names, row, strict=False)), epochs, step)]
+        if len(kept) < len(rows):
+            write_text(path, _bytes([names, *kept]).decode("utf-8"))
+    except (OSError, ValueError):  # there is none, or it is no table of a CSVLogger
+        return
+
+
+def _is_later(row: dict[str, str], epochs: Container[int], step: int) -> bool:
+    if row.get("running/loss"):
+        return int(row["step"]) > step
+    return bool(row.get("epoch")) and int(row["epoch"]) not in epochs and int(row["epoch"]) > 0
 
 
 def _rows(text: bytes) -> list[list[str]]:
