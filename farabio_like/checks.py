@@ -357,6 +357,7 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 f"self.{name}_loader is {loader!r}; expected an iterable of batches. Write self.{name}_loader = "
                 "DataLoader(dataset, batch_size=32)."
             )
+        check_one_loader(trainer, name)
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
         if again and isinstance(loader, _READ_ONCE):
             raise DataError(
@@ -374,6 +375,28 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 f"Write self.{name}_loader = DataLoader(dataset, batch_size=32).",
                 stacklevel=5,
             )
+
+
+# Hooks that may choose among several loaders, or read them by themselves.
+_CHOOSING: dict[str, tuple[str, ...]] = {
+    "train": ("train_loop", "train_epoch", *_STARTS),
+    "valid": ("train_loop", "train_epoch", *_STARTS, "on_train_epoch_end", "evaluate_epoch", "on_evaluate_epoch_start"),
+    "test": ("on_test_start", "test_loop"),
+}
+
+
+def check_one_loader(trainer: ConvnetTrainer, name: str) -> None:
+    """Raise a DataError for several loaders where one is read: a dict gives its keys, a list the loaders."""
+    loader = getattr(trainer, f"{name}_loader")
+    of_loaders = isinstance(loader, (list, tuple)) and any(isinstance(part, DataLoader) for part in loader)
+    if (isinstance(loader, Mapping) or of_loaders) and is_default(trainer, *_CHOOSING[name]):
+        hook = {"train": "on_train_epoch_start", "valid": "on_evaluate_epoch_start", "test": "on_test_start"}[name]
+        key = next(iter(loader), name) if isinstance(loader, Mapping) else 0
+        items = "test_loop_iter" if name == "test" else f"{name}_epoch_iter"
+        raise DataError(
+            f"{_class(trainer)}: self.{name}_loader is {data.describe_batch(loader)}; expected one iterable of "
+            f"batches. Write self.{name}_loader = loaders[{key!r}], or set self.{items} in {hook} to read several."
+        )
 
 
 def _check_optimizers(trainer: ConvnetTrainer) -> None:
@@ -422,7 +445,7 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
     own: set[int] = set()  # everything that may be an optimizer of the trainer, and their groups: some wrap another
     for value in vars(trainer).values():
         for part in components.each(value, list, tuple):
-            own |= {id(part), *map(id, getattr(part, "param_groups", None) or ())}
+            own |= {id(part), *map(id, _groups(part))}
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
         if isinstance(scheduler, type):
             raise HookError(
@@ -436,6 +459,13 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
                 "trainer. Make the scheduler after the optimizer, from self.optimizer.",
                 stacklevel=6,
             )
+
+
+def _groups(value: Any) -> Any:
+    try:
+        return getattr(value, "param_groups", None) or ()
+    except Exception:  # of a __getattr__ of the user's, a KeyError say
+        return ()
 
 
 def steps_schedulers(trainer: ConvnetTrainer) -> bool:

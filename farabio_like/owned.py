@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import cmath
 import collections
 import copy
 import dataclasses
@@ -196,6 +197,19 @@ def content_of(module: nn.Module) -> Any:
     Not by the versions of its tensors: an average is often written to ``parameter.data``, which counts none.
     """
     return _content({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor) and _has_memory(t)})
+
+
+def is_same_content(one: Any, other: Any) -> bool:
+    """Return whether two results of `content_of` are of the same weights, also where those were summed elsewhere."""
+    return len(one) == len(other) and all(
+        name == name_then and mark[:-1] == then[:-1] and _is_close(complex(mark[-1]), complex(then[-1]))
+        for (name, mark), (name_then, then) in zip(one, other, strict=True)
+    )
+
+
+def _is_close(total: complex, then: complex) -> bool:
+    # Numbers that are not finite are close to themselves only, and NaN not even to itself.
+    return repr(total) == repr(then) or cmath.isclose(total, then, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _has_memory(tensor: Tensor) -> bool:

@@ -37,6 +37,7 @@ from . import (
     workers,
 )
 from .callbacks import base as events
+from .config import to_dict
 from .errors import CheckpointError, ConfigError, HookError, closest
 from .loggers import run as loggers
 from .loggers.console import number, seconds
@@ -78,7 +79,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if trainer._logdir is not None and state.run is None:
         state.run = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.run.path
-        state.run.describe(trainer.config.to_dict(), {name: getattr(trainer, name) for name in SETTINGS})
+        state.run.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
@@ -256,8 +257,10 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
     _step_schedulers(trainer, entry)
     best = not state.left_early and _is_best(trainer, entry)
+    last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
+    if state.run is None and (last or "loss" not in entry["train"]):
+        nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.run is not None:
-        last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
         if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
             saving.write(trainer, [state.run.last, state.run.best] if best else [state.run.last])
             saving.plan(trainer)
@@ -476,6 +479,7 @@ def open_test(trainer: ConvnetTrainer) -> None:
                 f"{type(trainer).__name__} has no test loader. Write def get_testloader(self): "
                 "self.test_loader = DataLoader(dataset, batch_size=32)."
             )
+    checks.check_one_loader(trainer, "test")
 
 
 def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:

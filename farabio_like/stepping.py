@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checks, components, data, replicas, shards
 from .errors import CheckpointError, HookError, NonFiniteError
@@ -338,11 +338,15 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     -------
     dict
         ``missed`` (batches that moved no weight), ``scalers`` by optimizer, ``windows`` by optimizer (open
-        ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``.
+        ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``;
+        ``waiting``, gradients by parameter, where a step of the subclass's own has gathered some.
     """
     state = trainer._run_state
     stepping = state.stepping
     found: dict[str, Any] = {"missed": state.missed, "moved": state.moved}
+    if state.gathering and not shards.are_in(trainer):
+        waiting = {name: p.grad.detach().clone() for name, p in _own_parameters(trainer).items() if p.grad is not None}
+        found["waiting"] = waiting
     if stepping is None:
         return found
     every = _optimizers(trainer)
@@ -374,12 +378,18 @@ def merged(states: Sequence[Mapping[str, Any]], empty: bool) -> dict[str, Any]:
     """Return one `state_dict` for those of several ranks: with the sums of their gradients, or without any."""
     windows: dict[str, Any] = {}
     for name, window in states[0].get("windows", {}).items():
-        sums: dict[int, Tensor] = {}
-        for state in () if empty else states:
-            for position, gradient in state["windows"][name]["gradients"].items():
-                sums[position] = sums[position] + gradient if position in sums else gradient
-        windows[name] = {**window, "gradients": sums}
-    return {**states[0], "windows": windows}
+        gradients = [state["windows"][name]["gradients"] for state in states]
+        windows[name] = {**window, "gradients": {} if empty else _sums(gradients)}
+    waiting = {} if empty else _sums([state.get("waiting", {}) for state in states])
+    return {**states[0], "windows": windows, "waiting": waiting}
+
+
+def _sums(gradients: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
+    sums: dict[Any, Tensor] = {}
+    for of_rank in gradients:
+        for name, gradient in of_rank.items():
+            sums[name] = sums[name] + gradient if name in sums else gradient
+    return sums
 
 
 def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
@@ -419,6 +429,23 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
             parameter = parameters[position]
             parameter.grad = shards.like(gradient.to(parameter.device, copy=True), parameter)
         stepping.windows[name] = Window(window["batches"], window["samples"], window["scaler"])
+
+
+def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
+    """Give the parameters the gradients that a step of the subclass's own had gathered, see `state_dict`."""
+    waiting = found.get("waiting", {})
+    for name, parameter in _own_parameters(trainer).items() if waiting else ():
+        gradient = waiting.get(name)
+        if gradient is not None and gradient.shape == parameter.shape:
+            parameter.grad = gradient.to(parameter.device, copy=True)
+
+
+def _own_parameters(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return all parameters by name: those of modules, and those that are attributes themselves."""
+    found = {name: value for name, value in vars(trainer).items() if isinstance(value, nn.Parameter)}
+    for where, module in components.attribute_modules(trainer).items():
+        found |= {f"{where}.{name}": p for name, p in module.named_parameters() if not components.is_lazy(p)}
+    return found
 
 
 def _parameters(optimizer: Any) -> list[Any]:

@@ -178,6 +178,19 @@ def test_weights_that_are_not_finite_replace_nothing(mode):
     assert not (trainer.run_dir / "model.pth").exists()
 
 
+@pytest.mark.parametrize("sizes", [(0, 0), (10, 0)])
+def test_weights_that_are_not_finite_are_found_without_a_run_folder(sizes):
+    class Empty(Tiny):
+        def get_trainloader(self):
+            self.train_loader = [(INPUTS[:size], TARGETS[:size]) for size in sizes]
+
+        def compute_loss(self):
+            return super().compute_loss() * self.model.weight.sum()
+
+    with pytest.raises(NonFiniteError, match="1 parameters are not finite in epoch 1, the first is weight"):
+        Empty({"_num_epochs": 1}).train()
+
+
 def test_single_steps_return_nothing_of_the_last_call():
     trainer = Tiny()
     trainer.val_step((INPUTS, TARGETS))
@@ -439,3 +452,26 @@ def test_nested_configurations():
             self._logdir, self._verbose = None, False
 
     assert Quiet(Raises()).config.rate == 0.5
+
+
+class EasyDict(dict):
+    """As the package of that name: a missing key is a KeyError, of an attribute too."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+
+@pytest.mark.parametrize("kind", ["dict", "attributes", "path", "list"])
+def test_an_own_configuration_in_place_of_the_one_of_the_base(kind):
+    easy = EasyDict(optim=EasyDict(lr=0.1))
+    config = {"dict": {"lr": 0.1}, "attributes": easy, "path": "config.yaml", "list": [1, 2]}[kind]
+
+    class Own(Tiny):
+        def __init__(self, given):
+            super().__init__({"_logdir": "runs", "_num_epochs": 1})
+            self.config = self.options = given
+
+    trainer = Own(config)
+    trainer.train()
+    assert trainer.config is config
+    written = (trainer.run_dir / "config.yaml").read_text()
+    assert ("lr: 0.1" if isinstance(config, dict) else repr(config)) in written
