@@ -109,6 +109,21 @@ def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
     )
 
 
+# Hooks of other libraries, and ours for the same.
+_ELSEWHERE = {
+    "configure_optimizers": "build_model",
+    "train_dataloader": "get_trainloader",
+    "val_dataloader": "get_trainloader",
+    "test_dataloader": "get_testloader",
+    "validation_step": "evaluate_batch",
+    "on_validation_epoch_start": "on_evaluate_epoch_start",
+    "on_validation_epoch_end": "on_evaluate_epoch_end",
+    "validation_epoch_end": "on_evaluate_epoch_end",
+    "training_epoch_end": "on_train_epoch_end",
+    "handle_batch": "compute_loss",
+}
+
+
 def warn_misspelt_hooks(cls: type, base: type) -> None:
     """Warn of a method that is nearly named like a hook and that nothing in the class calls."""
     # A helper of the subclass may well be called load_models.
@@ -117,13 +132,18 @@ def warn_misspelt_hooks(cls: type, base: type) -> None:
         if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
             continue
         usual = name.replace("begin", "start")  # as other libraries say it
-        hint = closest(usual, known, cutoff=0.72 if name.startswith("on_") else 0.82)
+        hint = closest(_ELSEWHERE.get(name, usual), known, cutoff=0.72 if name.startswith("on_") else 0.82)
         if hint and not any(name in code.co_names for code in _code_of(cls, base)):
             warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=3)
 
 
 # What is set without an underscore, unlike the settings.
 _WITHOUT_UNDERSCORE = ("_callbacks", "_metrics")
+# What other libraries set without one, and what nothing else is likely to mean.
+_WITH_UNDERSCORE = {
+    **dict.fromkeys(("num_epochs", "epochs", "n_epochs", "max_epochs"), "_num_epochs"),
+    **{name: f"_{name}" for name in ("eval_interval", "save_epoch", "accumulation_steps", "clip_norm", "logdir")},
+}
 
 
 def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
@@ -131,6 +151,11 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
     from .trainer import ConvnetTrainer
 
     cls = type(trainer)
+    for name, setting in _WITH_UNDERSCORE.items():
+        value = vars(trainer).get(name, settings[setting])
+        ignored = isinstance(value, (int, float, str)) and value != settings[setting] == getattr(trainer, setting)
+        if ignored and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
+            warnings.warn(f"{cls.__name__} sets {name}, which nothing reads. Did you mean '{setting}'?", stacklevel=3)
     for name in {**vars(cls), **vars(trainer)}:
         if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
             continue
@@ -254,6 +279,14 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 
 
+def check_built(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError for a trainer whose constructor has left out the base's."""
+    if "_run_state" not in vars(trainer):
+        raise HookError(
+            f"{_class(trainer)}.__init__ does not call that of ConvnetTrainer. Write super().__init__(config) in it."
+        )
+
+
 def check_model(trainer: ConvnetTrainer) -> None:
     """Raise a HookError where the building hook left something that is no module in ``self.model``."""
     for where, module in components.named(trainer.model, "self.model"):
@@ -283,6 +316,8 @@ def before_training(trainer: ConvnetTrainer) -> None:
     HookError, ConfigError, DataError
     """
     check_settings(trainer)
+    if not vars(trainer).keys().isdisjoint(HOOKS):
+        check_signatures(trainer)  # hooks that were set on the instance
     for stage in trainer._stages or ():
         ours = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
         vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
@@ -446,7 +481,19 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
     for value in vars(trainer).values():
         for part in components.each(value, list, tuple):
             own |= {id(part), *map(id, _groups(part))}
+    from .trainer import ConvnetTrainer
+
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
+        read = any(_reads(code, "scheduler") for code in _code_of(type(trainer), ConvnetTrainer))
+        stepless = isinstance(scheduler, (list, tuple)) or (
+            callable(scheduler) and not callable(getattr(scheduler, "step", None))
+        )
+        if stepless and not isinstance(scheduler, type) and not read:
+            warnings.warn(
+                f"{_class(trainer)}: {where} is a {type(scheduler).__name__}, which nothing steps; expected something "
+                "with step(), or a dict of such.",
+                stacklevel=6,
+            )
         if isinstance(scheduler, type):
             raise HookError(
                 f"{_class(trainer)}.build_model left the class {scheduler.__name__} in {where}; expected a scheduler. "

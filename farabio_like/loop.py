@@ -112,6 +112,7 @@ class RunState:
     gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
     missed: int = 0  # batches before it that have not
     skipped: int = 0  # steps of this epoch left out because something was not finite
+    weights_version: int | None = None  # when the first epoch began
     late: bool = False  # the weights were moved once more after the pass's last batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch

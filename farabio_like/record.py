@@ -9,6 +9,7 @@ import contextlib
 import operator
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
     state.epoch_rng = get_state(*resume.loaders(trainer))
     trainer.epoch_metrics = {}
+    state.weights_version = _weights_version(trainer) if state.done is None else None
 
 
 def training_ends(trainer: ConvnetTrainer) -> bool:
@@ -210,7 +212,28 @@ def training_ends(trainer: ConvnetTrainer) -> bool:
     if trainer._run_state.resumed is not None:
         return False
     nonfinite.check_loss(trainer)
+    _check_learning(trainer)
     return True
+
+
+def _check_learning(trainer: ConvnetTrainer) -> None:
+    """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
+    state = trainer._run_state
+    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
+    if state.done is None and not seen and not checks.is_default(trainer, "training_step"):
+        if state.weights_version is not None and _weights_version(trainer) == state.weights_version:
+            warnings.warn(
+                f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
+                f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
+                "in it, or override compute_loss.",
+                stacklevel=5,
+            )
+
+
+def _weights_version(trainer: ConvnetTrainer) -> int:
+    """Return a number that changes when a weight is written to."""
+    parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
+    return sum(0 if components.is_lazy(p) else p._version for p in parameters)
 
 
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
