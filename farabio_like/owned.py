@@ -67,16 +67,19 @@ def state_of(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[
         return {"random": [version, list(words), gauss]}
     if isinstance(value, np.random.Generator):
         return {"numpy": _plain(value.bit_generator.state)}
+    if isinstance(value, np.random.RandomState):
+        return {"numpy": _plain(value.get_state(legacy=False))}
     if type(value) in _COLLECTIONS and len(value) <= LARGEST // 10:
         parts = list(value.items()) if isinstance(value, dict) else list(value)
-        return {type(value).__name__: parts} if is_plain(parts) else None
-    if type(value) in (list, tuple, dict) and len(value) <= MOST_PARTS and not is_plain(value):
+        if is_plain(parts):
+            return {type(value).__name__: parts}
+    if type(value) in _CONTAINERS and len(value) <= MOST_PARTS and not is_plain(value):
         known.add(id(value))
-        pairs = list(value.items() if type(value) is dict else enumerate(value))
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         if not all(type(key) in PLAIN for key, _ in pairs):
             return None
         states = [[key, _part(part, known, depth + 1)] for key, part in pairs]
-        return {type(value).__name__: states} if any(state is not None for _, state in states) else None
+        return {_CONTAINERS[type(value)]: states} if any(state is not None for _, state in states) else None
     if depth and not isinstance(value, type) and has_state(value):
         known.add(id(value))
         state = dict(value.state_dict())
@@ -228,7 +231,9 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
     kind, content = next(iter(state.items()))
     if kind in ("tensor", "array", "plain"):
         return True
-    if kind in ("dict", "list", "tuple"):
+    if kind in ("dict", "list", "tuple", "queue"):
+        if kind == "queue" and not isinstance(value, collections.deque):
+            return False
         held = _held(value, kind)
         return all(key in held if part is None else fits(held.get(key), part) for key, part in content)
     if kind == "fields":
@@ -241,7 +246,9 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
     if kind == "random":
         return isinstance(value, random.Random)
     if kind == "numpy":
-        return isinstance(value, np.random.Generator)  # at the top of a file it would be imported with the package
+        return isinstance(
+            value, (np.random.Generator, np.random.RandomState)
+        )  # at the top of a file it would be imported with the package
     return type(value).__name__ == kind and type(value) in _COLLECTIONS
 
 
@@ -262,10 +269,13 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
     elif kind == "random":
         value.setstate((content[0], tuple(content[1]), content[2]))
     elif kind == "numpy":
-        value.bit_generator.state = _arrays(content)
+        if isinstance(value, np.random.RandomState):
+            value.set_state(_arrays(content))
+        else:
+            value.bit_generator.state = _arrays(content)
     elif kind == "plain":
         return content
-    elif kind in ("dict", "list", "tuple"):
+    elif kind in ("dict", "list", "tuple", "queue"):
         held = _held(value, kind)
         parts = {k: held[k] if part is None else restored(held.get(k), part, device) for k, part in content}
         if kind == "dict":
@@ -273,6 +283,10 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
             there.clear()
             there.update(parts)
             return there
+        if kind == "queue":
+            value.clear()
+            value.extend(parts.values())
+            return value
         if kind == "list" and isinstance(value, list):
             value[:] = parts.values()
             return value
@@ -296,10 +310,17 @@ def _held(value: Any, kind: str) -> dict[Any, Any]:
     """Return the parts of a container, by key or position; none of something else."""
     if kind == "dict":
         return dict(value) if isinstance(value, dict) else {}
-    return dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    return dict(enumerate(value)) if isinstance(value, (list, tuple, collections.deque)) else {}
 
 
 _COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
+# Those that may hold tensors and records, and the kinds of their states.
+_CONTAINERS: dict[type, str] = {
+    list: "list",
+    tuple: "tuple",
+    collections.deque: "queue",
+    **dict.fromkeys((dict, collections.OrderedDict, collections.defaultdict), "dict"),
+}
 
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)

@@ -322,7 +322,7 @@ def _known(trainer: ConvnetTrainer) -> set[int]:
 
 def _is_composed(found: dict[str, Any]) -> bool:
     """Return whether a state is that of a record or of a container of more than plain data."""
-    return not {"fields", "dict", "list", "tuple"}.isdisjoint(found)
+    return not {"fields", "dict", "list", "tuple", "queue"}.isdisjoint(found)
 
 
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:

@@ -309,6 +309,29 @@ class Gathers(Stopping):
         return self.loss, list(self.history["loss"]), self.metrics["seen"], self.scale.item(), numbers(self.model)
 
 
+class Replays(Stopping):
+    """Learns from a queue of its own as well, by a generator of the old kind, and averages as PyTorch names weights."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.queue, self.random = collections.deque(maxlen=4), np.random.RandomState(3)
+        self.average = copy.deepcopy(self.model.state_dict())  # an OrderedDict
+
+    def compute_loss(self):
+        self.queue.append((self.inputs, self.targets))
+        inputs, targets = self.queue[self.random.randint(len(self.queue))]
+        return self.criterion(self.model(inputs), targets) + super().compute_loss()
+
+    def on_train_epoch_end(self):
+        for name, value in self.model.state_dict().items():
+            self.average[name] = self.average[name] * 0.5 + value * 0.5
+
+    def what_counts(self):
+        return len(self.queue), [value.double().sum().item() for value in self.average.values()], numbers(self.model)
+
+
 class Flat(Stopping):
     """An optimizer with one long vector for all parameters."""
 
@@ -367,11 +390,11 @@ class Workers(ImageNet):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Argus, ImageNet, Averages, Gan, Farabio, Gathers, Flat, Rows, Workers])
+@pytest.mark.parametrize("kind", [Argus, ImageNet, Averages, Gan, Farabio, Gathers, Replays, Flat, Rows, Workers])
 def test_stopped_after_any_step(kind):
     whole = whole_run(kind)
     assert len(whole.seen) == EPOCHS * BATCHES
-    for where in (1, 5, 8) if kind in (Flat, Rows, Workers) else range(1, EPOCHS * BATCHES):
+    for where in (1, 5, 8) if kind in (Replays, Flat, Rows, Workers) else range(1, EPOCHS * BATCHES):
         shutil.rmtree("stopped", ignore_errors=True)
         stopped_run(kind, where)
         torch.manual_seed(99)
