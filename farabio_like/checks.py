@@ -109,6 +109,21 @@ def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
     )
 
 
+# Hooks of other libraries, and ours for the same.
+_ELSEWHERE = {
+    "configure_optimizers": "build_model",
+    "train_dataloader": "get_trainloader",
+    "val_dataloader": "get_trainloader",
+    "test_dataloader": "get_testloader",
+    "validation_step": "evaluate_batch",
+    "on_validation_epoch_start": "on_evaluate_epoch_start",
+    "on_validation_epoch_end": "on_evaluate_epoch_end",
+    "validation_epoch_end": "on_evaluate_epoch_end",
+    "training_epoch_end": "on_train_epoch_end",
+    "handle_batch": "compute_loss",
+}
+
+
 def warn_misspelt_hooks(cls: type, base: type) -> None:
     """Warn of a method that is nearly named like a hook and that nothing in the class calls."""
     # A helper of the subclass may well be called load_models.
@@ -117,13 +132,18 @@ def warn_misspelt_hooks(cls: type, base: type) -> None:
         if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
             continue
         usual = name.replace("begin", "start")  # as other libraries say it
-        hint = closest(usual, known, cutoff=0.72 if name.startswith("on_") else 0.82)
+        hint = closest(_ELSEWHERE.get(name, usual), known, cutoff=0.72 if name.startswith("on_") else 0.82)
         if hint and not any(name in code.co_names for code in _code_of(cls, base)):
             warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=3)
 
 
 # What is set without an underscore, unlike the settings.
 _WITHOUT_UNDERSCORE = ("_callbacks", "_metrics")
+# What other libraries set without one, and what nothing else is likely to mean.
+_WITH_UNDERSCORE = {
+    **dict.fromkeys(("num_epochs", "epochs", "n_epochs", "max_epochs"), "_num_epochs"),
+    **{name: f"_{name}" for name in ("eval_interval", "save_epoch", "accumulation_steps", "clip_norm", "logdir")},
+}
 
 
 def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
@@ -131,6 +151,11 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
     from .trainer import ConvnetTrainer
 
     cls = type(trainer)
+    for name, setting in _WITH_UNDERSCORE.items():
+        value = vars(trainer).get(name, settings[setting])
+        ignored = isinstance(value, (int, float, str)) and value != settings[setting] == getattr(trainer, setting)
+        if ignored and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
+            warnings.warn(f"{cls.__name__} sets {name}, which nothing reads. Did you mean '{setting}'?", stacklevel=3)
     for name in {**vars(cls), **vars(trainer)}:
         if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
             continue
@@ -254,6 +279,14 @@ def check_settings(trainer: ConvnetTrainer) -> None:
         raise ConfigError(f"{_class(trainer)}: _monitor is {trainer._monitor!r}; expected the name of a metric.")
 
 
+def check_built(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError for a trainer whose constructor has left out the base's."""
+    if "_run_state" not in vars(trainer):
+        raise HookError(
+            f"{_class(trainer)}.__init__ does not call that of ConvnetTrainer. Write super().__init__(config) in it."
+        )
+
+
 def check_model(trainer: ConvnetTrainer) -> None:
     """Raise a HookError where the building hook left something that is no module in ``self.model``."""
     for where, module in components.named(trainer.model, "self.model"):
@@ -283,6 +316,8 @@ def before_training(trainer: ConvnetTrainer) -> None:
     HookError, ConfigError, DataError
     """
     check_settings(trainer)
+    if not vars(trainer).keys().isdisjoint(HOOKS):
+        check_signatures(trainer)  # hooks that were set on the instance
     for stage in trainer._stages or ():
         ours = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
         vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
@@ -357,6 +392,7 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 f"self.{name}_loader is {loader!r}; expected an iterable of batches. Write self.{name}_loader = "
                 "DataLoader(dataset, batch_size=32)."
             )
+        check_one_loader(trainer, name)
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
         if again and isinstance(loader, _READ_ONCE):
             raise DataError(
@@ -374,6 +410,28 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 f"Write self.{name}_loader = DataLoader(dataset, batch_size=32).",
                 stacklevel=5,
             )
+
+
+# Hooks that may choose among several loaders, or read them by themselves.
+_CHOOSING: dict[str, tuple[str, ...]] = {
+    "train": ("train_loop", "train_epoch", *_STARTS),
+    "valid": ("train_loop", "train_epoch", *_STARTS, "on_train_epoch_end", "evaluate_epoch", "on_evaluate_epoch_start"),
+    "test": ("on_test_start", "test_loop"),
+}
+
+
+def check_one_loader(trainer: ConvnetTrainer, name: str) -> None:
+    """Raise a DataError for several loaders where one is read: a dict gives its keys, a list the loaders."""
+    loader = getattr(trainer, f"{name}_loader")
+    of_loaders = isinstance(loader, (list, tuple)) and any(isinstance(part, DataLoader) for part in loader)
+    if (isinstance(loader, Mapping) or of_loaders) and is_default(trainer, *_CHOOSING[name]):
+        hook = {"train": "on_train_epoch_start", "valid": "on_evaluate_epoch_start", "test": "on_test_start"}[name]
+        key = next(iter(loader), name) if isinstance(loader, Mapping) else 0
+        items = "test_loop_iter" if name == "test" else f"{name}_epoch_iter"
+        raise DataError(
+            f"{_class(trainer)}: self.{name}_loader is {data.describe_batch(loader)}; expected one iterable of "
+            f"batches. Write self.{name}_loader = loaders[{key!r}], or set self.{items} in {hook} to read several."
+        )
 
 
 def _check_optimizers(trainer: ConvnetTrainer) -> None:
@@ -422,8 +480,20 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
     own: set[int] = set()  # everything that may be an optimizer of the trainer, and their groups: some wrap another
     for value in vars(trainer).values():
         for part in components.each(value, list, tuple):
-            own |= {id(part), *map(id, getattr(part, "param_groups", None) or ())}
+            own |= {id(part), *map(id, _groups(part))}
+    from .trainer import ConvnetTrainer
+
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
+        read = any(_reads(code, "scheduler") for code in _code_of(type(trainer), ConvnetTrainer))
+        stepless = isinstance(scheduler, (list, tuple)) or (
+            callable(scheduler) and not callable(getattr(scheduler, "step", None))
+        )
+        if stepless and not isinstance(scheduler, type) and not read:
+            warnings.warn(
+                f"{_class(trainer)}: {where} is a {type(scheduler).__name__}, which nothing steps; expected something "
+                "with step(), or a dict of such.",
+                stacklevel=6,
+            )
         if isinstance(scheduler, type):
             raise HookError(
                 f"{_class(trainer)}.build_model left the class {scheduler.__name__} in {where}; expected a scheduler. "
@@ -436,6 +506,13 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
                 "trainer. Make the scheduler after the optimizer, from self.optimizer.",
                 stacklevel=6,
             )
+
+
+def _groups(value: Any) -> Any:
+    try:
+        return getattr(value, "param_groups", None) or ()
+    except Exception:  # of a __getattr__ of the user's, a KeyError say
+        return ()
 
 
 def steps_schedulers(trainer: ConvnetTrainer) -> bool:

@@ -111,6 +111,15 @@ class Config:
 
 Mapping.register(Config)
 
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a trainer's configuration as a plain dict, also where a subclass has put another object in its place."""
+    try:
+        return (config if isinstance(config, Config) else Config(config)).to_dict()
+    except ConfigError:  # a path, say
+        return {"config": repr(config)}
+
+
 _STORABLE = (
     *(
         type(None),

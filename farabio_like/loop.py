@@ -109,8 +109,10 @@ class RunState:
     # The steps of the optimizers; None where every batch is one plain step.
     stepping: Stepping | None = None
     moved: bool = True  # the batch under way has moved the weights
+    gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
     missed: int = 0  # batches before it that have not
     skipped: int = 0  # steps of this epoch left out because something was not finite
+    weights_version: int | None = None  # when the first epoch began
     late: bool = False  # the weights were moved once more after the pass's last batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
@@ -208,6 +210,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     takes = training and checks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
     bar, heartbeat = _progress(trainer, name, items)
     done, look = 0, 1
+    broken = False  # a batch was, before it counted
     # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
     probe, version = None, 0
     schedules = trainer.scheduler is not None and trainer._scheduler_step == "step"  # after the optimizer has moved
@@ -227,6 +230,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         state.means, state.objects = means, objects
         if state.resumed is not None:
             items = resume.go_on(trainer, items)
+            losses.pass_over(own.get("loss"))
     items = prefetch.ahead(trainer, items)
     try:
         # stop_train() in on_train_epoch_start asks for no batch at all.
@@ -273,6 +277,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 elif state.signals:
                     signals.take(state)
                 if state.asked or (saves_within and state.step >= state.next_save):
+                    state.gathering = probe is not None and probe._version == version
                     saving.after_step(trainer)
             elif state.signals and not nested and ranks is None:  # several ranks obey at the end of the epoch
                 signals.take(state)
@@ -298,8 +303,13 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 if has_objects and trainer.outputs is not None:
                     objects.update(trainer.outputs, trainer.targets)
             state.batches += 1
+        else:
+            broken = True
         raise
     finally:
+        if training:
+            # A batch that was broken off may have added to the gradients, and is trained again.
+            state.gathering = not broken and probe is not None and probe._version == version
         if ranks is not None and training:
             ranks.meetings.end()
             meeting.release(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import cmath
 import collections
 import copy
 import dataclasses
@@ -66,16 +67,19 @@ def state_of(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[
         return {"random": [version, list(words), gauss]}
     if isinstance(value, np.random.Generator):
         return {"numpy": _plain(value.bit_generator.state)}
+    if isinstance(value, np.random.RandomState):
+        return {"numpy": _plain(value.get_state(legacy=False))}
     if type(value) in _COLLECTIONS and len(value) <= LARGEST // 10:
         parts = list(value.items()) if isinstance(value, dict) else list(value)
-        return {type(value).__name__: parts} if is_plain(parts) else None
-    if type(value) in (list, tuple, dict) and len(value) <= MOST_PARTS and not is_plain(value):
+        if is_plain(parts):
+            return {type(value).__name__: parts}
+    if type(value) in _CONTAINERS and len(value) <= MOST_PARTS and not is_plain(value):
         known.add(id(value))
-        pairs = list(value.items() if type(value) is dict else enumerate(value))
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         if not all(type(key) in PLAIN for key, _ in pairs):
             return None
         states = [[key, _part(part, known, depth + 1)] for key, part in pairs]
-        return {type(value).__name__: states} if any(state is not None for _, state in states) else None
+        return {_CONTAINERS[type(value)]: states} if any(state is not None for _, state in states) else None
     if depth and not isinstance(value, type) and has_state(value):
         known.add(id(value))
         state = dict(value.state_dict())
@@ -198,6 +202,19 @@ def content_of(module: nn.Module) -> Any:
     return _content({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor) and _has_memory(t)})
 
 
+def is_same_content(one: Any, other: Any) -> bool:
+    """Return whether two results of `content_of` are of the same weights, also where those were summed elsewhere."""
+    return len(one) == len(other) and all(
+        name == name_then and mark[:-1] == then[:-1] and _is_close(complex(mark[-1]), complex(then[-1]))
+        for (name, mark), (name_then, then) in zip(one, other, strict=True)
+    )
+
+
+def _is_close(total: complex, then: complex) -> bool:
+    # Numbers that are not finite are close to themselves only, and NaN not even to itself.
+    return repr(total) == repr(then) or cmath.isclose(total, then, rel_tol=1e-6, abs_tol=1e-9)
+
+
 def _has_memory(tensor: Tensor) -> bool:
     """Return whether a tensor is a plain one: not sparse, lazy, on the meta device, or divided among ranks."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested
@@ -214,7 +231,9 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
     kind, content = next(iter(state.items()))
     if kind in ("tensor", "array", "plain"):
         return True
-    if kind in ("dict", "list", "tuple"):
+    if kind in ("dict", "list", "tuple", "queue"):
+        if kind == "queue" and not isinstance(value, collections.deque):
+            return False
         held = _held(value, kind)
         return all(key in held if part is None else fits(held.get(key), part) for key, part in content)
     if kind == "fields":
@@ -227,7 +246,9 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
     if kind == "random":
         return isinstance(value, random.Random)
     if kind == "numpy":
-        return isinstance(value, np.random.Generator)  # at the top of a file it would be imported with the package
+        return isinstance(
+            value, (np.random.Generator, np.random.RandomState)
+        )  # at the top of a file it would be imported with the package
     return type(value).__name__ == kind and type(value) in _COLLECTIONS
 
 
@@ -248,10 +269,13 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
     elif kind == "random":
         value.setstate((content[0], tuple(content[1]), content[2]))
     elif kind == "numpy":
-        value.bit_generator.state = _arrays(content)
+        if isinstance(value, np.random.RandomState):
+            value.set_state(_arrays(content))
+        else:
+            value.bit_generator.state = _arrays(content)
     elif kind == "plain":
         return content
-    elif kind in ("dict", "list", "tuple"):
+    elif kind in ("dict", "list", "tuple", "queue"):
         held = _held(value, kind)
         parts = {k: held[k] if part is None else restored(held.get(k), part, device) for k, part in content}
         if kind == "dict":
@@ -259,6 +283,10 @@ def restored(value: Any, state: dict[str, Any], device: torch.device) -> Any:
             there.clear()
             there.update(parts)
             return there
+        if kind == "queue":
+            value.clear()
+            value.extend(parts.values())
+            return value
         if kind == "list" and isinstance(value, list):
             value[:] = parts.values()
             return value
@@ -282,10 +310,17 @@ def _held(value: Any, kind: str) -> dict[Any, Any]:
     """Return the parts of a container, by key or position; none of something else."""
     if kind == "dict":
         return dict(value) if isinstance(value, dict) else {}
-    return dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    return dict(enumerate(value)) if isinstance(value, (list, tuple, collections.deque)) else {}
 
 
 _COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
+# Those that may hold tensors and records, and the kinds of their states.
+_CONTAINERS: dict[type, str] = {
+    list: "list",
+    tuple: "tuple",
+    collections.deque: "queue",
+    **dict.fromkeys((dict, collections.OrderedDict, collections.defaultdict), "dict"),
+}
 
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)

@@ -9,6 +9,7 @@ import contextlib
 import operator
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from . import (
     workers,
 )
 from .callbacks import base as events
+from .config import to_dict
 from .errors import CheckpointError, ConfigError, HookError, closest
 from .loggers import csv
 from .loggers import run as loggers
@@ -79,7 +81,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if trainer._logdir is not None and state.run is None:
         state.run = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.run.path
-        state.run.describe(trainer.config.to_dict(), {name: getattr(trainer, name) for name in SETTINGS})
+        state.run.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
         if state.resumed is not None:
             _bring_along(trainer, state.run)
     state.saved = False
@@ -238,6 +240,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
     state.epoch_rng = get_state(*resume.loaders(trainer))
     trainer.epoch_metrics = {}
+    state.weights_version = _weights_version(trainer) if state.done is None else None
 
 
 def training_ends(trainer: ConvnetTrainer) -> bool:
@@ -245,7 +248,28 @@ def training_ends(trainer: ConvnetTrainer) -> bool:
     if trainer._run_state.resumed is not None:
         return False
     nonfinite.check_loss(trainer)
+    _check_learning(trainer)
     return True
+
+
+def _check_learning(trainer: ConvnetTrainer) -> None:
+    """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
+    state = trainer._run_state
+    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
+    if state.done is None and not seen and not checks.is_default(trainer, "training_step"):
+        if state.weights_version is not None and _weights_version(trainer) == state.weights_version:
+            warnings.warn(
+                f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
+                f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
+                "in it, or override compute_loss.",
+                stacklevel=5,
+            )
+
+
+def _weights_version(trainer: ConvnetTrainer) -> int:
+    """Return a number that changes when a weight is written to."""
+    parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
+    return sum(0 if components.is_lazy(p) else p._version for p in parameters)
 
 
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
@@ -292,8 +316,10 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
     _step_schedulers(trainer, entry)
     best = not state.left_early and _is_best(trainer, entry)
+    last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
+    if state.run is None and (last or "loss" not in entry["train"]):
+        nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.run is not None:
-        last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
         if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
             # The best first: of a process that is killed between the two names, it is the newest to go on from.
             saving.write(trainer, [state.run.best, state.run.last] if best else [state.run.last])
@@ -516,6 +542,7 @@ def open_test(trainer: ConvnetTrainer) -> None:
                 f"{type(trainer).__name__} has no test loader. Write def get_testloader(self): "
                 "self.test_loader = DataLoader(dataset, batch_size=32)."
             )
+    checks.check_one_loader(trainer, "test")
 
 
 def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from . import checkpoint, components, distributed, owned, positions, rng, shards, stepping
 from .callbacks import base as events
 from .callbacks.metric import MetricCallback
+from .config import to_dict
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
@@ -70,10 +71,8 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
             "history": plain(state.history, "history"),  # all of it: hooks may add to any entry
-            "components": {
-                name: {"class": _class_name(part), "state": plain(_state_dict(part), name)}
-                for name, part in _components(trainer).items()
-            },
+            "components": {name: _component(part, name) for name, part in _components(trainer).items()},
+            "unchanged": _unchanged(trainer),
             "callbacks": _callbacks(trainer),
             "stepping": plain(stepping.state_dict(trainer), "stepping"),
             "attributes": _changed_attributes(trainer),
@@ -81,9 +80,24 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
             "rng": _rng(trainer),
             "epoch": _epoch_under_way(trainer),
             "made_with": _made_with(trainer),
-            "config": storable(trainer.config.to_dict()),
+            "config": storable(to_dict(trainer.config)),
         },
     }
+
+
+def _component(part: Any, name: str) -> dict[str, Any]:
+    found = {"class": _class_name(part), "state": plain(_state_dict(part), name)}
+    if isinstance(part, torch.optim.Optimizer):
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
+    return found
+
+
+def _unchanged(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what the networks that no checkpoint holds were when the run began, see `_note_another`."""
+    stored = {id(part) for part in (*components.modules_of(trainer), *_components(trainer).values())}
+    before = trainer._run_state.modules_before
+    return {where: before[where] for where, part in _parts(trainer) if where in before and id(part) not in stored}
 
 
 def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
@@ -101,7 +115,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "schedulers": list(state.scheduler_marks),
         "metrics": plain(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
-        "objects": state.objects.state_dict() if state.objects is not None else {},
+        "objects": _measured(trainer),
         "loader": plain(loader.state_dict(), "train_loader") if positions.is_stateful(loader) else None,
     }
 
@@ -112,10 +126,21 @@ def state_of_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     return {
         "rng": _rng(trainer),
         "means": state.means.state_dict() if state.means is not None else {},
-        "objects": state.objects.state_dict() if state.objects is not None else {},
+        "objects": _measured(trainer),
         "callbacks": _callbacks(trainer),
         "stepping": plain(stepping.state_dict(trainer), "stepping"),
     }
+
+
+def _measured(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what the metric objects have measured; of those without a ``state_dict`` the fields, as of a record."""
+    objects = trainer._run_state.objects
+    if objects is None:
+        return {}
+    found = objects.state_dict()
+    others = {name: metric for name, metric in objects.metrics.items() if name not in found["metrics"]}
+    records = {name: owned.state_of(metric) for name, metric in others.items()}
+    return {**found, "records": {name: record for name, record in records.items() if record is not None}}
 
 
 def _callbacks(trainer: ConvnetTrainer) -> list[list[Any]]:
@@ -176,7 +201,8 @@ def _unmeasured(trainer: ConvnetTrainer, run: dict[str, Any]) -> list[str]:
     further = run.get("ranks", [])[distributed.world_size() :]
     if not further or run["epoch"] is None or run["epoch"]["phase"] != "train" or not run["epoch"]["batches"]:
         return []
-    return sorted({name for part in further for name in part["objects"].get("metrics", {})} | _measuring(trainer))
+    objects = {name for part in further for kind in ("metrics", "records") for name in part["objects"].get(kind, {})}
+    return sorted(objects | _measuring(trainer))
 
 
 def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -255,9 +281,20 @@ def attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the attributes of a subclass that are numbers, strings, or lists and dicts of them, copied."""
     found = {}
     for name, value in vars(trainer).items():
-        if name not in SETTINGS and name not in _NOT_COMPONENTS and owned.is_plain(value):
+        if name not in SETTINGS and not _is_ours(trainer, name, value) and owned.is_plain(value):
             found[name] = copy.deepcopy(value)
     return found
+
+
+def _is_ours(trainer: ConvnetTrainer, name: str, value: Any) -> bool:
+    """Return whether an attribute is the base's own, not a record that a subclass keeps under such a name."""
+    if name == "history":
+        return value is trainer._run_state.history
+    if name in ("metrics", "loggers"):
+        return not owned.is_plain(value)
+    if name == "loss":  # a running sum of numbers
+        return not isinstance(value, (int, float))
+    return name in _NOT_COMPONENTS
 
 
 def note_objects(trainer: ConvnetTrainer) -> None:
@@ -275,8 +312,9 @@ def note_objects(trainer: ConvnetTrainer) -> None:
 
 def _own(trainer: ConvnetTrainer) -> list[tuple[str, Any]]:
     """Return the attributes of a subclass that are stored by themselves, if at all."""
-    lent = {*trainer._run_state.lent, *_NOT_COMPONENTS, *SETTINGS}
-    return [(name, value) for name, value in vars(trainer).items() if name not in lent and not owned.has_state(value)]
+    lent = {*trainer._run_state.lent, *SETTINGS}
+    own = [(name, value) for name, value in vars(trainer).items() if name not in lent and not owned.has_state(value)]
+    return [(name, value) for name, value in own if not _is_ours(trainer, name, value)]
 
 
 def _known(trainer: ConvnetTrainer) -> set[int]:
@@ -287,7 +325,7 @@ def _known(trainer: ConvnetTrainer) -> set[int]:
 
 def _is_composed(found: dict[str, Any]) -> bool:
     """Return whether a state is that of a record or of a container of more than plain data."""
-    return not {"fields", "dict", "list", "tuple"}.isdisjoint(found)
+    return not {"fields", "dict", "list", "tuple", "queue"}.isdisjoint(found)
 
 
 def _own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -491,8 +529,10 @@ def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
     _load_parts(trainer, saved, weights_only)
     if not weights_only:
         stepping.load_state_dict(trainer, run["stepping"])
+        stepping.load_waiting(trainer, run["stepping"])
     state.trained, state.loaded = True, None
     _load_records(trainer, run)
+    _note_another(trainer, run.get("unchanged", {}))
     position = run["epoch"]
     rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
     if position is None:
@@ -525,10 +565,10 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) 
                     f"{file}: self.{name} was a {then} when it was written, now it is a {_class_name(part)}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
-            _load_component(name, part, values, file)
+            _load_component(name, part, values, file, saved[name].get("shapes", ()))
 
 
-def _load_component(name: str, part: Any, values: Any, file: str) -> None:
+def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequence[list[int] | None]) -> None:
     if isinstance(part, nn.Module):
         components.load_model_state(part, values, f"{file}, for self.{name},")
         return
@@ -536,16 +576,16 @@ def _load_component(name: str, part: Any, values: Any, file: str) -> None:
     values = copy.deepcopy(values)
     if isinstance(part, torch.optim.Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
+        # Not those of its state: an optimizer may keep one number per row, or one vector of all parameters.
+        for index, (then, parameter) in enumerate(zip(shapes, parameters, strict=False)):
+            if then is not None and then != list(parameter.shape):
+                raise CheckpointError(
+                    f"{file}: of self.{name}, parameter {index} had the shape {tuple(then)}, now it has "
+                    f"{tuple(parameter.shape)}. Give it the same parameters in the same order."
+                )
         for index, entry in values["state"].items():
-            for key, value in entry.items():
-                if not isinstance(value, Tensor) or value.dim() == 0 or index >= len(parameters):
-                    continue
-                if value.shape != parameters[index].shape and key not in ("step",):
-                    raise CheckpointError(
-                        f"{file}: of self.{name}, {key!r} for parameter {index} has the shape "
-                        f"{tuple(value.shape)}, the parameter has {tuple(parameters[index].shape)}."
-                    )
-                entry[key] = shards.like(value, parameters[index])
+            if index < len(parameters):
+                entry.update({key: shards.like(value, parameters[index]) for key, value in entry.items()})
     try:
         part.load_state_dict(values)
         if isinstance(part, torch.optim.Optimizer):
@@ -553,6 +593,17 @@ def _load_component(name: str, part: Any, values: Any, file: str) -> None:
             part._opt_called = True  # type: ignore[attr-defined]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{file}: self.{name} cannot take its state: {error}") from error
+
+
+def _note_another(trainer: ConvnetTrainer, unchanged: Mapping[str, Any]) -> None:
+    """Say which networks that no checkpoint holds, since they never change, are others than they were."""
+    now = trainer._run_state.modules_before
+    others = [f"self.{w}" for w, then in unchanged.items() if w in now and not owned.is_same_content(now[w], then)]
+    if others:
+        trainer._run_state.console.once(
+            f"  other weights than before in {', '.join(others)}, which no checkpoint holds since the run does not "
+            "change it: build it from a file, or with self._seed"
+        )
 
 
 def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
@@ -610,8 +661,13 @@ def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
     # Again: the hook that starts an epoch begins new records, sets the learning rate, and has done so before.
     _load_parts(trainer, state.resumed)
     _load_records(trainer, run)
+    stepping.load_waiting(trainer, run["stepping"])
     state.means.load_state_dict(run["epoch"]["means"])
     state.objects.load_state_dict(run["epoch"]["objects"])
+    for name, record in run["epoch"]["objects"].get("records", {}).items():
+        metric = state.objects.metrics.get(name)
+        if owned.fits(metric, record):
+            owned.restored(metric, record, trainer.device)
     state.batches = run["epoch"]["batches"]
     state.start = None
     asked = run["epoch"]["asked"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checks, components, data, replicas, shards
 from .errors import CheckpointError, HookError, NonFiniteError
@@ -338,11 +338,16 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     -------
     dict
         ``missed`` (batches that moved no weight), ``scalers`` by optimizer, ``windows`` by optimizer (open
-        ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``.
+        ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``;
+        ``waiting``, gradients by parameter, where a step of the subclass's own has gathered some.
     """
     state = trainer._run_state
     stepping = state.stepping
     found: dict[str, Any] = {"missed": state.missed, "moved": state.moved}
+    open_window = stepping is not None and any(window.batches for window in stepping.windows.values())
+    if state.gathering and not open_window and not shards.are_in(trainer):
+        waiting = {name: p.grad.detach().clone() for name, p in _own_parameters(trainer).items() if p.grad is not None}
+        found["waiting"] = waiting
     if stepping is None:
         return found
     every = _optimizers(trainer)
@@ -379,7 +384,7 @@ def merged(states: Sequence[Mapping[str, Any]], empty: bool) -> dict[str, Any]:
             for position, gradient in state["windows"][name]["gradients"].items():
                 sums[position] = sums[position] + gradient if position in sums else gradient
         windows[name] = {**window, "gradients": sums}
-    return {**states[0], "windows": windows}
+    return {**states[0], "windows": windows}  # what is waiting is the mean over the ranks already
 
 
 def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
@@ -419,6 +424,23 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
             parameter = parameters[position]
             parameter.grad = shards.like(gradient.to(parameter.device, copy=True), parameter)
         stepping.windows[name] = Window(window["batches"], window["samples"], window["scaler"])
+
+
+def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
+    """Give the parameters the gradients that a step of the subclass's own had gathered, see `state_dict`."""
+    waiting = found.get("waiting", {})
+    for name, parameter in _own_parameters(trainer).items() if waiting else ():
+        gradient = waiting.get(name)
+        if gradient is not None and gradient.shape == parameter.shape:
+            parameter.grad = gradient.to(parameter.device, copy=True)
+
+
+def _own_parameters(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return all parameters by name: those of modules, and those that are attributes themselves."""
+    found = {name: value for name, value in vars(trainer).items() if isinstance(value, nn.Parameter)}
+    for where, module in components.attribute_modules(trainer).items():
+        found |= {f"{where}.{name}": p for name, p in module.named_parameters() if not components.is_lazy(p)}
+    return found
 
 
 def _parameters(optimizer: Any) -> list[Any]:

@@ -367,6 +367,7 @@ class ConvnetTrainer:
         FileNotFoundError, CheckpointError
             If there is nothing to resume at the path, or nothing intact.
         """
+        checks.check_built(self)
         with signals.noted(self._run_state), signals.workers_watched():
             record.open_run(self, resume)
             try:
@@ -558,6 +559,7 @@ class ConvnetTrainer:
         HookError
             If there is no test loader.
         """
+        checks.check_built(self)
         state = self._run_state
         record.open_test(self)
         with loggers.during_test(self):

@@ -178,6 +178,19 @@ def test_weights_that_are_not_finite_replace_nothing(mode):
     assert not (trainer.run_dir / "model.pth").exists()
 
 
+@pytest.mark.parametrize("sizes", [(0, 0), (10, 0)])
+def test_weights_that_are_not_finite_are_found_without_a_run_folder(sizes):
+    class Empty(Tiny):
+        def get_trainloader(self):
+            self.train_loader = [(INPUTS[:size], TARGETS[:size]) for size in sizes]
+
+        def compute_loss(self):
+            return super().compute_loss() * self.model.weight.sum()
+
+    with pytest.raises(NonFiniteError, match="1 parameters are not finite in epoch 1, the first is weight"):
+        Empty({"_num_epochs": 1}).train()
+
+
 def test_single_steps_return_nothing_of_the_last_call():
     trainer = Tiny()
     trainer.val_step((INPUTS, TARGETS))
@@ -439,3 +452,109 @@ def test_nested_configurations():
             self._logdir, self._verbose = None, False
 
     assert Quiet(Raises()).config.rate == 0.5
+
+
+class EasyDict(dict):
+    """As the package of that name: a missing key is a KeyError, of an attribute too."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+
+@pytest.mark.parametrize("kind", ["dict", "attributes", "path", "list"])
+def test_an_own_configuration_in_place_of_the_one_of_the_base(kind):
+    easy = EasyDict(optim=EasyDict(lr=0.1))
+    config = {"dict": {"lr": 0.1}, "attributes": easy, "path": "config.yaml", "list": [1, 2]}[kind]
+
+    class Own(Tiny):
+        def __init__(self, given):
+            super().__init__({"_logdir": "runs", "_num_epochs": 1})
+            self.config = self.options = given
+
+    trainer = Own(config)
+    trainer.train()
+    assert trainer.config is config
+    written = (trainer.run_dir / "config.yaml").read_text()
+    assert ("lr: 0.1" if isinstance(config, dict) else repr(config)) in written
+
+
+def warned(make):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make().train()
+    return [str(warning.message) for warning in caught]
+
+
+def test_hooks_that_are_set_on_the_instance_are_checked_before_the_first_step():
+    def once(self):
+        yield
+
+    for hook, words in (
+        (lambda item: None, "cannot be called as"),
+        (once.__get__(Tiny()), "a generator, which a call"),
+    ):
+        trainer = Tiny()
+        trainer.on_epoch_end = hook
+        with pytest.raises(HookError, match=f"Tiny.on_epoch_end.*{words}"):
+            trainer.train()
+        assert trainer.step == 0
+
+
+def test_a_constructor_that_leaves_out_the_one_of_the_base():
+    class Forgot(Tiny):
+        def __init__(self):
+            self.lr = 0.1
+
+    for method in (Forgot().train, Forgot().test):
+        with pytest.raises(HookError, match=r"Forgot.__init__ does not call .* Write super\(\).__init__\(config\)"):
+            method()
+
+
+def test_a_step_that_only_returns_its_loss():
+    class Returns(Tiny):
+        def training_step(self):
+            return self.compute_loss()
+
+    class ByHand(Tiny):
+        def training_step(self):
+            self.optimizer.zero_grad()
+            self.criterion(self.model(self.inputs), self.targets).backward()
+            self.optimizer.step()
+
+    (message,) = warned(Returns)
+    assert "Returns.training_step has set no self.loss and changed no weights in epoch 1" in message
+    assert warned(ByHand) == []
+
+
+def test_schedulers_that_nothing_steps():
+    class Listed(Tiny):
+        def build_model(self):
+            super().build_model()
+            self.scheduler = [torch.optim.lr_scheduler.StepLR(self.optimizer, 1)]
+
+    class Steps(Listed):
+        def on_epoch_end(self):
+            for part in self.scheduler:
+                part.step()
+
+    (message,) = warned(Listed)
+    assert message.startswith("Listed: self.scheduler is a list, which nothing steps")
+    assert warned(Steps) == []
+
+
+def test_names_of_other_libraries():
+    class Reads(Tiny):
+        def define_train_attr(self):
+            self.epochs = 3
+            self._num_epochs = self.epochs
+
+    class Sets(Tiny):
+        def define_train_attr(self):
+            self.max_epochs = 3
+
+        def define_misc_attr(self):
+            self._logdir, self._verbose = None, False
+
+    assert warned(Reads) == []
+    assert warned(Sets) == ["Sets sets max_epochs, which nothing reads. Did you mean '_num_epochs'?"]
+    with pytest.warns(UserWarning, match="validation_step is no hook, nothing calls it. Did you mean 'evaluate_batch'"):
+        type("Lightning", (Tiny,), {"validation_step": lambda self, batch: None})

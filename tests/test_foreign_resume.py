@@ -281,6 +281,103 @@ class Farabio(Stopping):
         return self.number, self.running, list(self.train_losses), self.best_loss, numbers(self.model)
 
 
+class Gathers(Stopping):
+    """Sums gradients over three batches in a step of its own, and keeps records under names of the base."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.optimizer = torch.optim.Adam([*self.model.parameters(), self.scale], lr=0.01)
+        self.history, self.metrics, self.batches = {"loss": []}, {"seen": 0}, 0
+
+    def on_train_epoch_start(self):
+        self.loss = 0.0
+
+    def training_step(self):
+        loss = self.criterion(self.model(self.inputs) * self.scale, self.targets)
+        loss.backward()
+        self.batches += 1
+        if self.batches % 3 == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.loss += loss.item()
+        self.history["loss"].append(loss.item())
+        self.metrics["seen"] += len(self.inputs)
+
+    def what_counts(self):
+        return self.loss, list(self.history["loss"]), self.metrics["seen"], self.scale.item(), numbers(self.model)
+
+
+class Replays(Stopping):
+    """Learns from a queue of its own as well, by a generator of the old kind, and averages as PyTorch names weights."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.queue, self.random = collections.deque(maxlen=4), np.random.RandomState(3)
+        self.average = copy.deepcopy(self.model.state_dict())  # an OrderedDict
+
+    def compute_loss(self):
+        self.queue.append((self.inputs, self.targets))
+        inputs, targets = self.queue[self.random.randint(len(self.queue))]
+        return self.criterion(self.model(inputs), targets) + super().compute_loss()
+
+    def on_train_epoch_end(self):
+        for name, value in self.model.state_dict().items():
+            self.average[name] = self.average[name] * 0.5 + value * 0.5
+
+    def what_counts(self):
+        return len(self.queue), [value.double().sum().item() for value in self.average.values()], numbers(self.model)
+
+
+class Flat(Stopping):
+    """An optimizer with one long vector for all parameters."""
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model, self.criterion = network(), nn.MSELoss()
+        self.optimizer = torch.optim.LBFGS(self.model.parameters(), lr=0.1, max_iter=3, history_size=2)
+
+    def training_step(self):
+        def closure():
+            self.optimizer.zero_grad()
+            self.loss = self.compute_loss()
+            self.loss.backward()
+            return self.loss
+
+        self.optimizer.step(closure)
+
+    def what_counts(self):
+        return numbers(self.model)
+
+
+class Largest:
+    """A metric without ``state_dict``."""
+
+    def reset(self):
+        self.value = 0.0
+
+    def update(self, outputs, targets):
+        self.value = max(self.value, (outputs - targets).abs().max().item())
+
+    def compute(self):
+        return self.value
+
+
+class Rows(Flat):
+    """An optimizer with numbers for rows and columns, and a metric of its own."""
+
+    def build_model(self):
+        super().build_model()
+        self.optimizer = torch.optim.Adafactor(self.model.parameters(), lr=0.01)
+        self.metrics = {"largest": Largest()}
+
+    def training_step(self):
+        ConvnetTrainer.training_step(self)
+
+
 class Workers(ImageNet):
     """Two workers, and a seed."""
 
@@ -293,19 +390,37 @@ class Workers(ImageNet):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Argus, ImageNet, Averages, Gan, Farabio, Workers])
+@pytest.mark.parametrize("kind", [Argus, ImageNet, Averages, Gan, Farabio, Gathers, Replays, Flat, Rows, Workers])
 def test_stopped_after_any_step(kind):
     whole = whole_run(kind)
     assert len(whole.seen) == EPOCHS * BATCHES
-    for where in (1, 5, 8) if kind is Workers else range(1, EPOCHS * BATCHES):
+    for where in (1, 5, 8) if kind in (Replays, Flat, Rows, Workers) else range(1, EPOCHS * BATCHES):
         shutil.rmtree("stopped", ignore_errors=True)
         stopped_run(kind, where)
         torch.manual_seed(99)
         resumed = kind({"_logdir": "stopped"})
         resumed.train(resume=True)
         assert resumed.seen == whole.seen, where
-        histories = [[{**entry, "seconds": 0} for entry in trainer.history] for trainer in (whole, resumed)]
+        histories = [[{**entry, "seconds": 0} for entry in trainer._run_state.history] for trainer in (whole, resumed)]
         assert histories[0] == histories[1]
+
+
+def test_another_network_than_the_one_that_never_changed_is_named(capsys):
+    stopped_run(Averages, 2)
+    capsys.readouterr()
+
+    def resume(change):
+        class Again(Averages):
+            def build_model(self):
+                super().build_model()
+                with torch.no_grad():
+                    self.features[0].weight += change
+
+        Again.__qualname__ = Again.__name__ = "Averages"
+        Again({"_logdir": "stopped", "_verbose": True}).train(resume="stopped/Averages/1/checkpoints/last.ckpt")
+        return "other weights than before in self.features, which no checkpoint holds" in capsys.readouterr().out
+
+    assert [resume(0), resume(0.5)] == [False, True]
 
 
 def test_a_network_that_never_changes_is_in_no_checkpoint():

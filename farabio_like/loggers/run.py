@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import components
 from ..callbacks import base
 from ..callbacks.base import Callback, Logger
+from ..config import to_dict
 from ..errors import ConfigError, HookError, closest
 from .intervals import Intervals, flat
 from .jsonl import IntervalLines
@@ -216,7 +217,7 @@ def start(trainer: ConvnetTrainer) -> None:
     with contextlib.suppress(ImportError):
         for package in ("matplotlib.figure", "PIL.Image"):
             importlib.import_module(package)
-    config, about = trainer.config.to_dict(), _about(trainer, "running")
+    config, about = to_dict(trainer.config), _about(trainer, "running")
     workers = [Worker(logger, config, trainer.run_dir) for logger in new]
     Loggers(workers, state.step).text("run info", about)
     for worker in workers:
@@ -318,5 +319,5 @@ def _about(trainer: ConvnetTrainer, status: str) -> str:
         lines.append(f"best {part} {name} {value:.6g} in epoch {epoch}")
     if trainer.run_dir is not None:
         lines.append(f"files in {trainer.run_dir}")
-    lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in trainer.config.to_dict().items())]
+    lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in to_dict(trainer.config).items())]
     return "\n".join(lines)
