@@ -7,8 +7,8 @@ difference from the hand-written loop in the same round: neighbours in time shar
 (clock, caches, other tenants), so pairs cancel slow drifts, and the median ignores spoiled rounds;
 many short rounds are steadier than a few long ones. Ratios are the medians of the same pairs' ratios.
 The rounds are spread over several processes: where the memory of a process happens to lie moves the cost of a
-step by 2 us either way, the same in all rounds of that process. A process imports one library, as a program of
-its user does: beside all the others, a step of any of them costs some us more.
+step by 2 us either way, the same in all rounds of that process. A process runs one library in one mode, as a
+program of its user does: beside what others import and leave behind, a step of any of them costs some us more.
 
 Usage::
 
@@ -47,8 +47,13 @@ MODULES = {
     "argus": "with_argus",
     "skorch": "with_skorch",
 }
-# What shares a process with the hand-written loop, and how many processes there are: ours has narrow bounds.
-GROUPS = [((OURS, IDLE), 8), (("lightning",), 3), (("ignite",), 3), (("argus",), 3), (("skorch",), 3)]
+# What is measured in how many processes, beside the hand-written loop: ours has narrow bounds.
+OTHERS = [name for name in MODULES if name not in (BASELINE, OURS, IDLE)]
+GROUPS = [
+    ([(OURS, True)], 8),
+    ([(OURS, False), (IDLE, False)], 6),
+    *(([(name, bare)], 2) for name in OTHERS for bare in (True, False)),
+]
 
 
 @dataclass(frozen=True)
@@ -218,11 +223,11 @@ def compare(task: Task, names: list[str], quick: bool) -> list[str]:
     """Measure one task, print its table and return what is wrong with ours."""
     if quick:
         task = replace(task, last=2 * task.first, rounds=1)
-    groups = [(BASELINE, *(name for name in group if name in names)) for group, _ in GROUPS]
     tables: list[list[Row]] = []
-    for group, (_, processes) in zip(groups, GROUPS, strict=True):
-        if len(group) > 1:
-            tables.append(measure_in_processes(task, group, 1 if quick else processes))
+    for group, processes in GROUPS:
+        there = [(name, bare) for name, bare in group if name in names]
+        if there:
+            tables.append(measure_in_processes(task, [(BASELINE, True), *there], 1 if quick else processes))
     print_table(task, tables)
     rows = [row for table in tables for row in table]
     failures = [
@@ -235,25 +240,22 @@ def compare(task: Task, names: list[str], quick: bool) -> list[str]:
     return failures
 
 
-def measure_in_processes(task: Task, names: tuple[str, ...], processes: int) -> list[Row]:
-    """Measure some contestants in so many processes, one after the other."""
+def measure_in_processes(task: Task, modes: list[tuple[str, bool]], processes: int) -> list[Row]:
+    """Measure contestants, each with whether it is bare, in so many processes, one after the other."""
     rows: list[Row] = []
     for number in range(processes):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            measured = pool.apply(measure, (task, names, number == 0))
+            measured = pool.apply(measure, (task, modes, number == 0))
         for row, again in zip(rows, measured, strict=False):
             row.microseconds += again.microseconds
         rows = rows or measured
     return rows
 
 
-def measure(task: Task, names: tuple[str, ...], first: bool) -> list[Row]:
+def measure(task: Task, modes: list[tuple[str, bool]], first: bool) -> list[Row]:
     """Measure one task in this process; weights and calls, which are the same in all, in the first one."""
     pin()
-    rows = []
-    for name in names:
-        modes = {BASELINE: (True,), IDLE: (False,)}.get(name, (True, False))
-        rows += [Row(name, bare) for bare in modes]
+    rows = [Row(name, bare) for name, bare in modes]
     if task.check and first:
         compare_weights(task, rows)
     for row in rows:

@@ -95,6 +95,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(f"files in {trainer.run_dir}")
     stepping.bind(trainer)
     state.determinism = compute.make_deterministic() if trainer._deterministic else None
+    if state.run is not None and distributed.is_main():
+        state.run.hold()
     state.running, state.epoch_started = "train", perf_counter()
 
 
@@ -117,8 +119,7 @@ def _resume(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if trainer._logdir is not None and distributed.from_main(newest):
         state.run = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
-        if distributed.is_main():
-            _put_in_order(trainer, state.run, saved, path)
+        distributed.from_main(partial(_put_in_order, trainer, state.run, saved, path))
     state.saved_step = state.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
@@ -133,6 +134,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
     """Take out of the folder of a run that goes on what is half written, or later than its checkpoint."""
     state = trainer._run_state
     try:
+        run.hold()
         for swept in (path.parent, run.path):
             checkpoint.sweep(swept)
         if path.name == resume.BEST:  # killed before it had its second name, or that file is damaged
@@ -142,6 +144,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
         run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
         csv.rewind(run.path, {entry["epoch"] for entry in state.history}, state.step)
     except OSError as error:
+        run.release()
         raise ConfigError(
             f"the run folder {run.path} cannot be written: {error.strerror or error}. Go on from a copy of it, by "
             "train(resume=path)."
@@ -428,6 +431,8 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
     stepping.forget(trainer)
+    if state.run is not None:
+        state.run.release()
     if state.determinism is not None:
         compute.restore_determinism(state.determinism)
         state.determinism = None

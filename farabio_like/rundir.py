@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import math
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from . import distributed
 from .checkpoint import write_text
 from .errors import CheckpointError, ConfigError
 
+LOCK = ".lock"  # in the folder of a run while a process trains it
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
 
 
@@ -45,17 +47,58 @@ class RunDir:
     def __init__(self, logdir: str | Path, owner: type) -> None:
         self.path = Path(distributed.from_main(lambda: str(_new_folder(logdir, owner))))
         self.owner = owner
+        self._lock: IO[str] | None = None
 
     @classmethod
     def at(cls, path: Path, owner: type) -> RunDir:
         """Return the folder of a run that goes on."""
         found = cls.__new__(cls)
-        found.path, found.owner = path, owner
+        found.path, found.owner, found._lock = path, owner, None
         return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Give a copy of a trainer no folder: its next run gets one of its own."""
         return None
+
+    def hold(self) -> None:
+        """Keep other processes from training this run too, until `release` or until this process has ended.
+
+        Raises
+        ------
+        ConfigError
+            If another process trains it.
+        OSError
+            If the folder cannot be written.
+        """
+        if self._lock is not None or os.name == "nt":
+            return
+        import fcntl
+
+        # Not flock, which a loader's worker would hold on to after this process was killed.
+        lock = open(self.path / LOCK, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read()
+            lock.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f"the run {self.path} is being trained by another process ({holder}). Wait until that has ended, "
+                    "or end it; both would write the same files."
+                ) from None
+            return  # a file system without locks
+        lock.truncate(0)
+        lock.write(f"number {os.getpid()} on {platform.node()}")
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other processes train this run."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     @property
     def best(self) -> Path:

@@ -33,6 +33,7 @@ class TensorBoardLogger(Logger):
 
         self.folder = folder
         self.writer: Any = None
+        self.started: tuple[str, dict[str, Any]] = ("", {})
 
     def __repr__(self) -> str:
         return f"TensorBoardLogger({'' if self.folder is None else repr(str(self.folder))})"
@@ -41,23 +42,33 @@ class TensorBoardLogger(Logger):
         return {**vars(self), "writer": None}  # a copy opens files of its own
 
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
-        """Open an event file, and write the configuration into it."""
-        from torch.utils.tensorboard import SummaryWriter
-
+        """Note the folder; the first record opens an event file."""
         folder = self.folder or (run_dir / "tensorboard" if run_dir is not None else "tensorboard")
-        self.writer = SummaryWriter(str(folder))
-        if config:
-            lines = "\n".join(f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in config.items())
-            self.writer.add_text("config", f"| | |\n|-|-|\n{lines}")
+        self.started = (str(folder), config)
+
+    def _opened(self, step: int) -> Any:
+        """Return the writer; the first record opens the file, with the step that a run goes on from.
+
+        What came after that step, before the process was killed, comes again: TensorBoard leaves out the older points.
+        """
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder, config = self.started
+            self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+            if config:
+                rows = (f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in config.items())
+                self.writer.add_text("config", "\n".join(["| | |\n|-|-|", *rows]))
+        return self.writer
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write numbers."""
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+            self._opened(step).add_scalar(name, value, step)
 
     def images(self, name: str, images: torch.Tensor, step: int) -> None:
         """Write a batch of images."""
-        self.writer.add_images(name, as_bytes(images).numpy(), step)
+        self._opened(step).add_images(name, as_bytes(images).numpy(), step)
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """Write a figure as a picture, without pyplot."""
@@ -67,17 +78,19 @@ class TensorBoardLogger(Logger):
         from PIL import Image
 
         picture = np.asarray(Image.open(io.BytesIO(figure_png(figure))).convert("RGB"))
-        self.writer.add_image(name, picture, step, dataformats="HWC")
+        self._opened(step).add_image(name, picture, step, dataformats="HWC")
 
     def text(self, name: str, text: str, step: int) -> None:
         """Write a text, which TensorBoard takes for Markdown: as a block that keeps its lines."""
-        self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+        self._opened(step).add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
 
     def flush(self) -> None:
         """Hand what is written to the system."""
-        self.writer.flush()
+        if self.writer is not None:
+            self.writer.flush()
 
     def finish(self, status: str) -> None:
         """Close the file; its thread ends."""
-        self.writer.close()
-        self.writer = None
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None

@@ -17,6 +17,7 @@ from farabio_like import ConfigError, checkpoint
 from farabio_like.callbacks import Checkpoint, EarlyStopping
 
 from ..test_resume import Counter, Tensors, assert_equal_runs, resumed_run, stopped_run, whole_run
+from ..trainers import Tiny
 from .trials import assert_same
 
 ROOT = Path(__file__).parents[2]
@@ -285,3 +286,35 @@ def test_a_run_folder_that_cannot_be_written_is_an_error_before_the_first_step(i
         path.chmod(0o555)
     message, losses = in_child(resume_where_nothing_can_be_written)
     assert message.startswith(f"the run folder {folder} cannot be written: Permission denied.") and not losses
+
+
+def test_a_run_that_is_being_trained_is_no_other_processs(tmp_path):
+    script = """
+import time
+from tests.trainers import Tiny
+class Slow(Tiny):
+    def on_end_training_batch(self):
+        print(self.step, flush=True)
+        time.sleep(0.5 if self.step > 3 else 0)
+Slow({"_logdir": "runs", "_num_epochs": 1000}).train()
+"""
+
+    class Slow(Tiny):
+        pass
+
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            while process.stdout.readline().strip() != "4":
+                assert process.poll() is None
+            (folder,) = Path("runs/Slow").iterdir()
+            before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+            with pytest.raises(ConfigError, match=rf"being trained by another process \(number {process.pid} on .+\)"):
+                Slow({"_logdir": "runs"}).train(resume=True)
+            assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")}.keys() == before.keys()
+        finally:
+            process.kill()
+    trainer = Slow({"_logdir": "runs", "_num_epochs": 3})
+    assert len(trainer.train(resume=True)) == 3 and trainer.run_dir.samefile(folder)
+    assert not (folder / ".lock").exists()

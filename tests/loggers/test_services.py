@@ -60,6 +60,30 @@ def test_tensorboard_files_hold_what_was_recorded():
     assert {"run info/text_summary", "config/text_summary"} <= set(tags["tensors"])
 
 
+def test_tensorboard_shows_no_point_twice_of_a_run_that_was_killed_and_goes_on():
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Fails(Records):
+        def on_end_training_batch(self):
+            super().on_end_training_batch()
+            if self.step == 8 and "fails" in self.config:
+                raise RuntimeError("as if it were killed")
+
+    settings = {"_loggers": "tensorboard", "_logdir": "runs", "_log_interval": 1, "_num_epochs": 4, "_save_steps": 5}
+    trainer = Fails({**settings, "fails": True})
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    (trainer.run_dir / "checkpoints" / "crash.ckpt").unlink()
+    again = Fails(settings)
+    again.train(resume=trainer.run_dir)
+    assert again.run_dir == trainer.run_dir
+    found = EventAccumulator(str(trainer.run_dir / "tensorboard"), {"scalars": 0}).Reload()
+    for name in ("running/loss", "train/loss"):
+        steps = [event.step for event in found.Scalars(name)]
+        assert len(steps) > 3 and steps == sorted(set(steps)), (name, steps)
+
+
 @pytest.mark.slow
 @pytest.mark.integration
 def test_wandb_offline_run_holds_what_was_recorded(python, tmp_path):
