@@ -141,8 +141,8 @@ def warn_misspelt_hooks(cls: type, base: type) -> None:
 _WITHOUT_UNDERSCORE = ("_callbacks", "_metrics")
 # What other libraries set without one, and what nothing else is likely to mean.
 _WITH_UNDERSCORE = {
-    **dict.fromkeys(("num_epochs", "epochs", "n_epochs", "max_epochs"), "_num_epochs"),
-    **{name: f"_{name}" for name in ("eval_interval", "save_epoch", "accumulation_steps", "clip_norm", "logdir")},
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "_num_epochs"),
+    **{name: f"_{name}" for name in ("eval_interval", "save_epoch", "accumulation_steps", "clip_norm")},
 }
 
 
@@ -155,7 +155,7 @@ def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any])
         value = vars(trainer).get(name, settings[setting])
         ignored = isinstance(value, (int, float, str)) and value != settings[setting] == getattr(trainer, setting)
         if ignored and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
-            warnings.warn(f"{cls.__name__} sets {name}, which nothing reads. Did you mean '{setting}'?", stacklevel=3)
+            warnings.warn(f"{cls.__name__} sets {name}, which no method reads. Did you mean '{setting}'?", stacklevel=3)
     for name in {**vars(cls), **vars(trainer)}:
         if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
             continue
@@ -392,7 +392,8 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
                 f"self.{name}_loader is {loader!r}; expected an iterable of batches. Write self.{name}_loader = "
                 "DataLoader(dataset, batch_size=32)."
             )
-        check_one_loader(trainer, name)
+        if name != "test":  # test() looks for itself
+            check_one_loader(trainer, name)
         again = trainer._num_epochs > trainer._start_epoch and name != "test" and (loops or name == "valid")
         if again and isinstance(loader, _READ_ONCE):
             raise DataError(
@@ -414,9 +415,12 @@ def _check_loaders(trainer: ConvnetTrainer) -> None:
 
 # Hooks that may choose among several loaders, or read them by themselves.
 _CHOOSING: dict[str, tuple[str, ...]] = {
-    "train": ("train_loop", "train_epoch", *_STARTS),
-    "valid": ("train_loop", "train_epoch", *_STARTS, "on_train_epoch_end", "evaluate_epoch", "on_evaluate_epoch_start"),
-    "test": ("on_test_start", "test_loop"),
+    "train": ("train_loop", "train_epoch", *_STARTS, "train_batch", "on_start_training_batch", "take_batch"),
+    "valid": (
+        *("train_loop", "train_epoch", *_STARTS, "on_train_epoch_end", "evaluate_epoch", "on_evaluate_epoch_start"),
+        *("on_evaluate_batch_start", "evaluate_batch", "take_batch"),
+    ),
+    "test": ("on_test_start", "test_loop", "on_start_test_batch", "test_step", "take_batch"),
 }
 
 
@@ -485,9 +489,10 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
 
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
         read = any(_reads(code, "scheduler") for code in _code_of(type(trainer), ConvnetTrainer))
-        stepless = isinstance(scheduler, (list, tuple)) or (
+        stepless = (isinstance(scheduler, (list, tuple)) and scheduler) or (
             callable(scheduler) and not callable(getattr(scheduler, "step", None))
         )
+        read = read or steps_schedulers(trainer) or bool(trainer.callbacks)
         if stepless and not isinstance(scheduler, type) and not read:
             warnings.warn(
                 f"{_class(trainer)}: {where} is a {type(scheduler).__name__}, which nothing steps; expected something "

@@ -84,6 +84,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.run.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
         if state.resumed is not None:
             _bring_along(trainer, state.run)
+    if state.run is not None:
+        distributed.from_main(state.run.hold)
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
@@ -95,8 +97,6 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(f"files in {trainer.run_dir}")
     stepping.bind(trainer)
     state.determinism = compute.make_deterministic() if trainer._deterministic else None
-    if state.run is not None and distributed.is_main():
-        state.run.hold()
     state.running, state.epoch_started = "train", perf_counter()
 
 
@@ -142,7 +142,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
             resume.write_index(run.path, saved, [run.last, path])
         shards.sweep(path.parent)
         run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
-        csv.rewind(run.path, {entry["epoch"] for entry in state.history}, state.step)
+        csv.rewind(run.path, max((entry["epoch"] for entry in state.history), default=0), state.step)
     except OSError as error:
         run.release()
         raise ConfigError(
@@ -163,9 +163,11 @@ def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
             )
             state.best = None
         else:
-            checkpoint.link_durably(found, run.best)
-    if distributed.is_main():
-        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
+            distributed.from_main(partial(checkpoint.link_durably, found, run.best))
+    distributed.from_main(partial(run.rewind, state.history, state.step, state.best[3] if state.best else None))
+    if "shards" not in state.resumed:  # type: ignore[operator]
+        # Killed before its first save, the run goes on with this one, not with the best.
+        distributed.from_main(partial(checkpoint.link_durably, Path(state.resumed["file"]), run.last))  # type: ignore[index]
 
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
@@ -243,7 +245,8 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
     state.epoch_rng = get_state(*resume.loaders(trainer))
     trainer.epoch_metrics = {}
-    state.weights_version = _weights_version(trainer) if state.done is None else None
+    own_step = state.done is None and not checks.is_default(trainer, "training_step")
+    state.weights_version = _weights_version(trainer) if own_step else None
 
 
 def training_ends(trainer: ConvnetTrainer) -> bool:
@@ -259,8 +262,9 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
     """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
     state = trainer._run_state
     seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
-    if state.done is None and not seen and not checks.is_default(trainer, "training_step"):
-        if state.weights_version is not None and _weights_version(trainer) == state.weights_version:
+    if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
+        gathers = any(p.grad is not None for p in _parameters(trainer))
+        if not gathers and not any(getattr(part, "state", None) for part in components.each(trainer.optimizer)):
             warnings.warn(
                 f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
                 f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
@@ -271,8 +275,11 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
 
 def _weights_version(trainer: ConvnetTrainer) -> int:
     """Return a number that changes when a weight is written to."""
-    parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
-    return sum(0 if components.is_lazy(p) else p._version for p in parameters)
+    return sum(0 if components.is_lazy(p) or p.is_inference() else p._version for p in _parameters(trainer))
+
+
+def _parameters(trainer: ConvnetTrainer) -> list[torch.nn.Parameter]:
+    return [p for module in components.attribute_modules(trainer).values() for p in module.parameters()]
 
 
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:

@@ -716,9 +716,19 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     _ready(trainer)
     # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
-    state.evaluation_records = (_callbacks(trainer), attributes(trainer)) if state.run is not None else None
+    state.evaluation_records = (_records(trainer), attributes(trainer)) if state.run is not None else None
     state.phase = "evaluate"
     state.evaluation_rng = rng.get_state(*loaders(trainer))
+
+
+def _records(trainer: ConvnetTrainer) -> list[list[Any]]:
+    """Return copies of the callbacks' states; averages of weights, which are large, do not change in an evaluation."""
+    return [
+        [name, values if hasattr(events.innermost(callback), "model_state") else checkpoint.snapshot(values)]
+        for callback, (name, values) in zip(
+            components.each(trainer.callbacks, list, tuple), _callbacks(trainer), strict=True
+        )
+    ]
 
 
 # ---------------------------------------------------------------- which checkpoint

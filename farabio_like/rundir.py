@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import json
@@ -56,6 +57,9 @@ class RunDir:
         found.path, found.owner, found._lock = path, owner, None
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}  # a loader's worker may get the trainer
+
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Give a copy of a trainer no folder: its next run gets one of its own."""
         return None
@@ -74,10 +78,15 @@ class RunDir:
             return
         import fcntl
 
+        path = self.path / LOCK
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Not flock, which a loader's worker would hold on to after this process was killed.
-        lock = open(self.path / LOCK, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
+        lock = open(path, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                lock.close()  # its holder has removed it meanwhile
+                return self.hold()
         except OSError as error:
             lock.seek(0)
             holder = lock.read()
@@ -95,10 +104,12 @@ class RunDir:
 
     def release(self) -> None:
         """Let other processes train this run."""
-        if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):  # of a disk that has gone: what ended the run comes out
+                (self.path / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                lock.close()
 
     @property
     def best(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
 ASK_AGAIN = 0.05  # seconds until the news of a worker's death is told again, if no batch is waited for
+PATIENCE = 10.0  # seconds after which it is told anywhere: a batch may be waited for in a way of the user's own
 
 
 @contextlib.contextmanager
@@ -86,7 +88,7 @@ def workers_watched() -> Iterator[None]:
     if install is None or not hasattr(signal, "SIGCHLD") or not _is_main_thread():
         yield
         return
-    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGCHLD) not in (signal.SIG_IGN, None):
         install()  # or the first loader with workers would do so amid the run
     torchs: Any = signal.getsignal(signal.SIGCHLD)
     if not _tells_of_workers(torchs):
@@ -94,21 +96,24 @@ def workers_watched() -> Iterator[None]:
         return
 
     died: RuntimeError | None = None
+    since = 0.0
     again: threading.Timer | None = None
 
     def wait_for_a_fetch(number: int, frame: FrameType | None) -> None:
-        nonlocal died, again
+        nonlocal died, since, again
         try:
             torchs(number, frame)
         except RuntimeError as error:  # once for a death
-            died = error.with_traceback(None)
+            died, since = error.with_traceback(None), time.monotonic()
         if died is None:
             return
         while frame is not None and frame.f_code.co_filename != dataloader.__file__:
             frame = frame.f_back
-        if frame is not None:
+        if frame is not None or time.monotonic() - since > PATIENCE:
             said, died = died, None
             raise said
+        if again is not None:
+            again.cancel()
         again = threading.Timer(ASK_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
         again.daemon = True
         again.start()

@@ -576,6 +576,7 @@ class ConvnetTrainer:
                     self.test_loop()
                     self.on_test_end()
                     loop.fire(self, "on_test_end")
+                    meeting.agree(self)
             finally:
                 state.running, state.leave = outer, False
             return record.close_test(self)

@@ -555,6 +555,6 @@ def test_names_of_other_libraries():
             self._logdir, self._verbose = None, False
 
     assert warned(Reads) == []
-    assert warned(Sets) == ["Sets sets max_epochs, which nothing reads. Did you mean '_num_epochs'?"]
+    assert warned(Sets) == ["Sets sets max_epochs, which no method reads. Did you mean '_num_epochs'?"]
     with pytest.warns(UserWarning, match="validation_step is no hook, nothing calls it. Did you mean 'evaluate_batch'"):
         type("Lightning", (Tiny,), {"validation_step": lambda self, batch: None})

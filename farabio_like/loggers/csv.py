@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +77,14 @@ class CSVLogger(Logger):
         self.columns, self.size = columns, len(text)
 
 
-def rewind(run_dir: Path, epochs: Container[int], step: int) -> None:
+def rewind(run_dir: Path, epoch: int, step: int) -> None:
     """Take out of the table of a run folder what a killed run has recorded after the checkpoint that goes on.
 
     Parameters
     ----------
     run_dir : Path
-    epochs : container of int
-        Those that are done; rows of others go.
+    epoch : int
+        The last one that is done; rows of later ones go.
     step : int
         Rows of the running loss after it go. Rows that hooks have recorded stay: their steps may be of their own.
     """
@@ -93,17 +92,17 @@ def rewind(run_dir: Path, epochs: Container[int], step: int) -> None:
     try:
         text = path.read_bytes()
         names, *rows = _rows(text[: text.rfind(b"\n") + 1])
-        kept = [row for row in rows if not _is_later(dict(zip(names, row, strict=False)), epochs, step)]
+        kept = [row for row in rows if not _is_later(dict(zip(names, row, strict=False)), epoch, step)]
         if len(kept) < len(rows):
             write_text(path, _bytes([names, *kept]).decode("utf-8"))
     except (OSError, ValueError):  # there is none, or it is no table of a CSVLogger
         return
 
 
-def _is_later(row: dict[str, str], epochs: Container[int], step: int) -> bool:
+def _is_later(row: dict[str, str], epoch: int, step: int) -> bool:
     if row.get("running/loss"):
         return int(row["step"]) > step
-    return bool(row.get("epoch")) and int(row["epoch"]) not in epochs and int(row["epoch"]) > 0
+    return bool(row.get("epoch")) and int(row["epoch"]) > epoch
 
 
 def _rows(text: bytes) -> list[list[str]]:

@@ -34,12 +34,13 @@ class TensorBoardLogger(Logger):
         self.folder = folder
         self.writer: Any = None
         self.started: tuple[str, dict[str, Any]] = ("", {})
+        self.opened = ""  # the folder that this one has written to
 
     def __repr__(self) -> str:
         return f"TensorBoardLogger({'' if self.folder is None else repr(str(self.folder))})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "writer": None}  # a copy opens files of its own
+        return {**vars(self), "writer": None, "opened": ""}  # a copy opens files of its own
 
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
         """Note the folder; the first record opens an event file."""
@@ -55,7 +56,8 @@ class TensorBoardLogger(Logger):
             from torch.utils.tensorboard import SummaryWriter
 
             folder, config = self.started
-            self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+            goes_on = step > 0 and folder != self.opened
+            self.writer, self.opened = SummaryWriter(folder, purge_step=step + 1 if goes_on else None), folder
             if config:
                 rows = (f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in config.items())
                 self.writer.add_text("config", "\n".join(["| | |\n|-|-|", *rows]))

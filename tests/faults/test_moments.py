@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ LAST = Path("runs/Halves/1/checkpoints/last.ckpt")
 HALVES = """
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -98,6 +100,7 @@ def test_a_worker_that_dies_amid_a_step_of_the_optimizer(tmp_path):
 
 RENAMES = """
 import os
+import pickle
 import sys
 from tests.test_resume import Tensors, np, random, torch
 
@@ -235,6 +238,7 @@ def test_a_copy_made_amid_a_run_notes_its_own_signals():
 
 TABLE = """
 import os
+import pickle
 import sys
 import time
 from tests.test_resume import Tensors
@@ -309,12 +313,70 @@ Slow({"_logdir": "runs", "_num_epochs": 1000}).train()
             while process.stdout.readline().strip() != "4":
                 assert process.poll() is None
             (folder,) = Path("runs/Slow").iterdir()
-            before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+            before = (folder / "metrics.jsonl").stat().st_ino  # what is put in order is another file
             with pytest.raises(ConfigError, match=rf"being trained by another process \(number {process.pid} on .+\)"):
                 Slow({"_logdir": "runs"}).train(resume=True)
-            assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")}.keys() == before.keys()
+            assert (folder / "metrics.jsonl").stat().st_ino == before
         finally:
             process.kill()
     trainer = Slow({"_logdir": "runs", "_num_epochs": 3})
     assert len(trainer.train(resume=True)) == 3 and trainer.run_dir.samefile(folder)
     assert not (folder / ".lock").exists()
+
+
+def test_a_run_from_an_older_file_that_is_killed_before_its_first_save_goes_on_from_that_file():
+    seen = []
+
+    class Older(Tensors):
+        def define_misc_attr(self):
+            super().define_misc_attr()
+            self._save_steps, self._monitor, self._monitor_mode = None, "loss", "max"  # the first epoch is the best
+
+        def on_train_epoch_start(self):
+            if self.epoch == 3 and 3 not in seen:
+                shutil.copy(self.run_dir / "checkpoints" / "last.ckpt", self.run_dir / "checkpoints" / "mine.ckpt")
+            seen.append(self.epoch)
+
+        def on_start_training_batch(self, item):
+            super().on_start_training_batch(item)
+            if self.config.to_dict().get("fails"):
+                raise RuntimeError("as if it were killed")
+
+    whole = Older({"_logdir": "runs"})
+    whole.train()
+    assert whole._run_state.best[3] == 1
+    forked = Older({"_logdir": "runs", "fails": True})
+    with pytest.raises(RuntimeError, match="as if"):
+        forked.train(resume=whole.run_dir / "checkpoints" / "mine.ckpt")
+    assert forked.run_dir != whole.run_dir
+    resumed = Older({"_logdir": "runs"})
+    resumed.train(resume=True)
+    assert resumed.run_dir == forked.run_dir
+    assert seen == [1, 2, 3, 3, 3]
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_signal_at_the_end_of_training_does_not_wait_for_the_evaluation():
+    class Evaluates(Tensors):
+        def get_trainloader(self):
+            super().get_trainloader()
+            self.valid_loader = list(self.valid_loader) * 50
+
+        def on_train_epoch_end(self):
+            signal.raise_signal(signal.SIGTERM)
+
+        def on_evaluate_batch_start(self, item):
+            super().on_evaluate_batch_start(item)
+            self.evaluated = item[0] + 1
+
+    trainer = Evaluates({"_logdir": "runs"})
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert trainer.evaluated == 1
+
+
+def test_a_worker_may_get_the_trainer_whose_run_it_reads_for():
+    trainer, sent = Tensors({"_logdir": "runs"}), []
+    trainer.on_train_start = lambda: sent.append(pickle.loads(pickle.dumps(trainer._run_state.run)))
+    trainer.train()
+    assert [run.path for run in sent] == [trainer.run_dir]
