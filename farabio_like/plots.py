@@ -54,14 +54,21 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
     if any(len({rate for _, rate in points}) > 1 for points in rates.values()) and len(panels) < MOST_PANELS:
         panels.append(("learning rate", rates))
     figure, axes = _panels(len(panels), 4.5, 3.4)
+    drawn: dict[str, Any] = {}
     for axis, (name, lines) in zip(axes, panels, strict=False):
         for number, (label, points) in enumerate(lines.items()):
             if points:
-                _line(axis, points, label=shorten(label, LONGEST_LABEL), color=COLOURS.get(label, f"C{number % 10}"))
+                colour = COLOURS.get(label, f"C{number % 10}")
+                drawn[label] = _line(axis, points, label=shorten(label, LONGEST_LABEL), color=colour)
         if best_epoch is not None:
-            axis.axvline(best_epoch, color="0.7", linestyle="--", linewidth=1, zorder=0, label="best")
+            drawn["best"] = axis.axvline(best_epoch, color="0.7", ls="--", lw=1, zorder=0, label="best")
         _finish_curves(axis, name, lines.values())
-        axis.legend(loc="best" if len(history) <= 1000 else "upper right")
+        if lines.keys() != COLOURS.keys() and len(lines) > 1:  # of several learning rates
+            axis.legend(loc="best" if len(history) <= 1000 else "upper right")
+    labels = [label for label in (*COLOURS, "best") if label in drawn]
+    if labels:  # one for all panels, where it covers no line
+        figure.set_figheight(figure.get_figheight() + 0.25)
+        figure.legend([drawn[label] for label in labels], labels, loc="outside upper center", ncols=len(labels))
     if len(found) > MOST_PANELS:
         figure.supxlabel(f"and {len(found) - MOST_PANELS} more metrics in the history", fontsize=9)
     return figure

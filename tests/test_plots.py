@@ -42,11 +42,12 @@ def test_curves_have_every_metric_over_the_epochs():
 
 
 def test_curves_are_labelled():
-    figure = plots.curves(HISTORY)
+    figure = plots.curves(HISTORY, best_epoch=2)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "valid", "best"]
     for panel in figure.axes:
         assert panel.get_xlabel() == "epoch"
-        labels = [text.get_text() for text in panel.get_legend().get_texts()]
-        assert labels == [line.get_label() for line in panel.get_lines()]
+        assert panel.get_legend() is None
         assert all(float(tick).is_integer() for tick in panel.get_xticks())
 
 
@@ -322,7 +323,8 @@ def test_nothing_is_cut_off_and_no_titles_or_labels_overlap(figure):
     assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i] if a.width and b.width)
     for legend in figure.legends:
         box = legend.get_window_extent(renderer)
-        assert box.x0 >= 0 and box.x1 <= whole.x1 and box.y0 >= 0
+        assert box.x0 >= 0 and box.x1 <= whole.x1 and box.y0 >= 0 and box.y1 <= whole.y1
+        assert not any(box.overlaps(panel.get_tightbbox(renderer)) for panel in figure.axes if panel.axison)
 
 
 # ---------------------------------------------------------------- figures and files

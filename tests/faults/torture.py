@@ -12,6 +12,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import torch
+
 from .trials import TRIALS, Kills, chance_of
 
 
@@ -42,6 +44,7 @@ def main():
     parser.add_argument("--trials", type=int, default=20, help="of each other fault (default 20)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    torch.set_num_threads(1)  # the processes are forked, and a pool of OpenMP's threads does not outlive that
     table = Table()
     for background in (False, True):
         with tempfile.TemporaryDirectory(prefix="torture-") as folder:
