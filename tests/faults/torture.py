@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ def main():
     parser.add_argument("--trials", type=int, default=20, help="of each other fault (default 20)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    warnings.filterwarnings("ignore", "the (pictures|report) of .* could not be")  # where the disk is full
     torch.set_num_threads(1)  # the processes are forked, and a pool of OpenMP's threads does not outlive that
     table = Table()
     for background in (False, True):
