@@ -7,6 +7,7 @@ This one starts without them; ``--fetch`` takes them from npm once.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -112,12 +113,26 @@ def serve(port: int, environments: Path, page: Path) -> None:
     app.tornado_settings["static_path"] = str(page)
     app.tornado_settings["template_path"] = str(page)
     environments.mkdir(parents=True, exist_ok=True)
+    put_aside_damaged(environments)
 
     def say(port: int) -> None:
         print(f"visdom serves http://127.0.0.1:{port}, this machine only; Ctrl-C ends it", flush=True)
 
     # Not visdom.server.main, which downloads first. A trailing separator: visdom joins some paths by hand.
     run_server.start_server(port=port, base_url="", env_path=f"{environments}/", bind_local=True, print_func=say)
+
+
+def put_aside_damaged(environments: Path) -> None:
+    """Rename the environments that cannot be read: a server that was killed amid a save has left one.
+
+    visdom answers every request for such an environment with an error.
+    """
+    for path in environments.glob("*.json"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            path.replace(path.with_suffix(".damaged"))
+            print(f"{path} cannot be read, and is now called {path.stem}.damaged", file=sys.stderr, flush=True)
 
 
 def main() -> None:

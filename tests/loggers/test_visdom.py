@@ -176,6 +176,19 @@ def test_points_are_complete_after_a_hung_server_goes_on(lasting, impatient):
 
 
 @pytest.mark.integration
+def test_server_that_was_killed_amid_a_save_takes_the_run_again(server):
+    environments = server.folder / "environments"
+    environments.mkdir(parents=True)
+    (environments / "Cut.json").write_text('{"jsons": {"window": {"comma')
+    server.start()
+    trainer = Tiny({"_num_epochs": 2, "_loggers": VisdomLogger(port=server.port, env="Cut")})
+    said, _ = run(trainer)
+    assert not said
+    assert server.curve("Cut", "loss", "train") == expected(trainer.history, "train", "loss")
+    assert (environments / "Cut.damaged").exists()
+
+
+@pytest.mark.integration
 def test_end_of_a_run_is_bounded_while_the_server_hangs(lasting):
     lasting.hang()
     logger = VisdomLogger(port=lasting.port)
