@@ -4,7 +4,7 @@ const [playwright, chromium, url, picture] = process.argv.slice(2);
 (async () => {
   const browser = await require(playwright).chromium.launch({ executablePath: chromium, args: ["--no-sandbox"] });
   try {
-    const page = await browser.newPage({ viewport: { width: 1400, height: 1150 } });
+    const page = await browser.newPage({ viewport: { width: 1400, height: 1560 } });
     const failed = [];
     page.on("requestfailed", (request) => failed.push(request.url()));
     page.on("response", (response) => response.status() >= 400 && failed.push(response.url()));
