@@ -50,6 +50,14 @@ def attribute_modules(owner: Any) -> dict[str, nn.Module]:
     return found
 
 
+def attribute_parameters(owner: Any) -> dict[str, nn.Parameter]:
+    """Return all parameters of `owner` by name: those of its modules, and those that are attributes themselves."""
+    found = {name: value for name, value in vars(owner).items() if isinstance(value, nn.Parameter)}
+    for where, module in attribute_modules(owner).items():
+        found |= {f"{where}.{name}": p for name, p in module.named_parameters() if not is_lazy(p)}
+    return found
+
+
 def model_of(trainer: Any) -> Any:
     """Return ``trainer.model``, or the networks that a trainer without one keeps under names of its own.
 

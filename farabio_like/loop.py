@@ -279,9 +279,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 if state.asked or (saves_within and state.step >= state.next_save):
                     state.gathering = probe is not None and probe._version == version
                     saving.after_step(trainer)
-            elif (
-                (state.signals or state.asked) and not nested and ranks is None
-            ):  # several ranks obey at the end of the epoch
+            elif ranks is None and not nested and (state.signals or state.asked):  # ranks obey at the epoch's end
                 signals.take(state)
                 signals.obey(state)
             if heartbeat is not None:

@@ -246,9 +246,7 @@ def fits(value: Any, state: dict[str, Any]) -> bool:
     if kind == "random":
         return isinstance(value, random.Random)
     if kind == "numpy":
-        return isinstance(
-            value, (np.random.Generator, np.random.RandomState)
-        )  # at the top of a file it would be imported with the package
+        return isinstance(value, (np.random.Generator, np.random.RandomState))
     return type(value).__name__ == kind and type(value) in _COLLECTIONS
 
 

@@ -154,8 +154,10 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
 def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
     """Give a run that goes on in a new folder its epochs, and its best one; without the file, it has no best one."""
     state = trainer._run_state
+    assert state.resumed is not None
+    path = Path(state.resumed["file"])
     if state.best is not None:
-        best, path = list(state.best), Path(state.resumed["file"])  # type: ignore[index]
+        best = list(state.best)
         found = distributed.from_main(lambda: resume.find_best(best, [path, path.with_name(resume.BEST)]))
         if found is None:
             state.console.line(
@@ -165,9 +167,9 @@ def _bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
         else:
             distributed.from_main(partial(checkpoint.link_durably, found, run.best))
     distributed.from_main(partial(run.rewind, state.history, state.step, state.best[3] if state.best else None))
-    if "shards" not in state.resumed:  # type: ignore[operator]
+    if "shards" not in state.resumed:
         # Killed before its first save, the run goes on with this one, not with the best.
-        distributed.from_main(partial(checkpoint.link_durably, Path(state.resumed["file"]), run.last))  # type: ignore[index]
+        distributed.from_main(partial(checkpoint.link_durably, path, run.last))
 
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
@@ -263,7 +265,7 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
     if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
-        gathers = any(p.grad is not None for p in _parameters(trainer))
+        gathers = any(p.grad is not None for p in components.attribute_parameters(trainer).values())
         if not gathers and not any(getattr(part, "state", None) for part in components.each(trainer.optimizer)):
             warnings.warn(
                 f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
@@ -275,11 +277,8 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
 
 def _weights_version(trainer: ConvnetTrainer) -> int:
     """Return a number that changes when a weight is written to."""
-    return sum(0 if components.is_lazy(p) or p.is_inference() else p._version for p in _parameters(trainer))
-
-
-def _parameters(trainer: ConvnetTrainer) -> list[torch.nn.Parameter]:
-    return [p for module in components.attribute_modules(trainer).values() for p in module.parameters()]
+    parameters = components.attribute_parameters(trainer).values()
+    return sum(p._version for p in parameters if not p.is_inference())
 
 
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:

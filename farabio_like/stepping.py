@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checks, components, data, replicas, shards
 from .errors import CheckpointError, HookError, NonFiniteError
@@ -346,7 +346,11 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     found: dict[str, Any] = {"missed": state.missed, "moved": state.moved}
     open_window = stepping is not None and any(window.batches for window in stepping.windows.values())
     if state.gathering and not open_window and not shards.are_in(trainer):
-        waiting = {name: p.grad.detach().clone() for name, p in _own_parameters(trainer).items() if p.grad is not None}
+        waiting = {
+            name: p.grad.detach().clone()
+            for name, p in components.attribute_parameters(trainer).items()
+            if p.grad is not None
+        }
         found["waiting"] = waiting
     if stepping is None:
         return found
@@ -429,18 +433,10 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
 def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
     """Give the parameters the gradients that a step of the subclass's own had gathered, see `state_dict`."""
     waiting = found.get("waiting", {})
-    for name, parameter in _own_parameters(trainer).items() if waiting else ():
+    for name, parameter in components.attribute_parameters(trainer).items() if waiting else ():
         gradient = waiting.get(name)
         if gradient is not None and gradient.shape == parameter.shape:
             parameter.grad = gradient.to(parameter.device, copy=True)
-
-
-def _own_parameters(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return all parameters by name: those of modules, and those that are attributes themselves."""
-    found = {name: value for name, value in vars(trainer).items() if isinstance(value, nn.Parameter)}
-    for where, module in components.attribute_modules(trainer).items():
-        found |= {f"{where}.{name}": p for name, p in module.named_parameters() if not components.is_lazy(p)}
-    return found
 
 
 def _parameters(optimizer: Any) -> list[Any]:
