@@ -4,8 +4,7 @@ from .callbacks.base import Callback, CallbackOrder, Logger
 from .errors import CheckpointError, ConfigError, DataError, FarabioError, HookError, NonFiniteError
 from .stages import Stage
 from .trainer import ConvnetTrainer
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "Callback",

@@ -99,13 +99,19 @@ NATIVE = (
 )
 
 
+_base: type = object  # `ConvnetTrainer`, which stands above this file and says so when it is made
+
+
+def note_base(base: type) -> None:
+    """Note the class whose methods are the defaults."""
+    global _base
+    _base = base
+
+
 def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
     """Return whether the trainer uses the base's own body of every one of these methods."""
-    from .trainer import ConvnetTrainer
-
     return all(
-        getattr(type(trainer), name, None) is getattr(ConvnetTrainer, name) and name not in vars(trainer)
-        for name in names
+        getattr(type(trainer), name, None) is getattr(_base, name) and name not in vars(trainer) for name in names
     )
 
 
@@ -124,16 +130,16 @@ _ELSEWHERE = {
 }
 
 
-def warn_misspelt_hooks(cls: type, base: type) -> None:
+def warn_misspelt_hooks(cls: type) -> None:
     """Warn of a method that is nearly named like a hook and that nothing in the class calls."""
     # A helper of the subclass may well be called load_models.
     known = [name for name in (*HOOKS, *CALLED_BY, *ARGUMENTS, *NATIVE) if not name.startswith(("load_", "save_"))]
     for name, value in vars(cls).items():
-        if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(base, name):
+        if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(_base, name):
             continue
         usual = name.replace("begin", "start")  # as other libraries say it
         hint = closest(_ELSEWHERE.get(name, usual), known, cutoff=0.72 if name.startswith("on_") else 0.82)
-        if hint and not any(name in code.co_names for code in _code_of(cls, base)):
+        if hint and not any(name in code.co_names for code in _code_of(cls)):
             warnings.warn(f"{cls.__name__}.{name} is no hook, nothing calls it.{hint}", stacklevel=3)
 
 
@@ -148,28 +154,26 @@ _WITH_UNDERSCORE = {
 
 def warn_misspelt_settings(trainer: ConvnetTrainer, settings: Mapping[str, Any]) -> None:
     """Warn of an underscore attribute that is nearly named like a setting and that no method reads."""
-    from .trainer import ConvnetTrainer
-
     cls = type(trainer)
     for name, setting in _WITH_UNDERSCORE.items():
         value = vars(trainer).get(name, settings[setting])
         ignored = isinstance(value, (int, float, str)) and value != settings[setting] == getattr(trainer, setting)
-        if ignored and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
+        if ignored and not any(_reads(code, name) for code in _code_of(cls)):
             warnings.warn(f"{cls.__name__} sets {name}, which no method reads. Did you mean '{setting}'?", stacklevel=3)
     for name in {**vars(cls), **vars(trainer)}:
-        if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(ConvnetTrainer, name):
+        if not name.startswith("_") or name.startswith("__") or name in settings or hasattr(_base, name):
             continue
         hint = closest(name, [s for s in settings if s.startswith("_")], cutoff=0.82)
         if name in _WITHOUT_UNDERSCORE:
             hint = f" Did you mean '{name[1:]}'?"
-        if hint and name != "_run_state" and not any(_reads(code, name) for code in _code_of(cls, ConvnetTrainer)):
+        if hint and name != "_run_state" and not any(_reads(code, name) for code in _code_of(cls)):
             warnings.warn(f"{cls.__name__} sets {name}, which is no setting.{hint}", stacklevel=3)
 
 
-def _code_of(cls: type, base: type) -> Iterator[CodeType]:
-    """Yield the code of every method that `cls` has below `base`, nested functions included."""
+def _code_of(cls: type) -> Iterator[CodeType]:
+    """Yield the code of every method that `cls` has below the base, nested functions included."""
     replaced: set[str] = set()  # by a method that does not call super()
-    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+    for owner in cls.__mro__[: cls.__mro__.index(_base)]:
         for name, value in vars(owner).items():
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(function, FunctionType) and name not in replaced:
@@ -453,9 +457,7 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
                 f"{_class(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
                 "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
             )
-        if not hasattr(optimizer, "param_groups"):
-            continue
-        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        own = {id(p) for p in components.parameters_of(optimizer)}
         held |= own
         if own and trainer.model is not None and not own & known and is_default(trainer, "training_step"):
             raise ConfigError(
@@ -485,10 +487,8 @@ def _check_schedulers(trainer: ConvnetTrainer) -> None:
     for value in vars(trainer).values():
         for part in components.each(value, list, tuple):
             own |= {id(part), *map(id, _groups(part))}
-    from .trainer import ConvnetTrainer
-
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
-        read = any(_reads(code, "scheduler") for code in _code_of(type(trainer), ConvnetTrainer))
+        read = any(_reads(code, "scheduler") for code in _code_of(type(trainer)))
         stepless = (isinstance(scheduler, (list, tuple)) and scheduler) or (
             callable(scheduler) and not callable(getattr(scheduler, "step", None))
         )
@@ -522,9 +522,7 @@ def _groups(value: Any) -> Any:
 
 def steps_schedulers(trainer: ConvnetTrainer) -> bool:
     """Return whether a method of the subclass steps a scheduler, so that the base must not."""
-    from .trainer import ConvnetTrainer
-
-    return any(_steps_scheduler(code) for code in _code_of(type(trainer), ConvnetTrainer))
+    return any(_steps_scheduler(code) for code in _code_of(type(trainer)))
 
 
 def _steps_scheduler(code: CodeType) -> bool:

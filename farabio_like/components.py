@@ -110,6 +110,11 @@ def _learning_rate(optimizer: Any) -> float | list[float] | None:
     return groups[0] if len(set(groups)) == 1 else groups or None
 
 
+def parameters_of(optimizer: Any) -> list[nn.Parameter]:
+    """Return the parameters of an optimizer, group by group; none of anything else."""
+    return [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+
+
 def combine(losses: dict[str, Any], weights: Any) -> Any:
     """Return one loss of several: their sum, with weights by name, or their mean (``"mean"``)."""
     if isinstance(weights, Mapping):

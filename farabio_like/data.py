@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ from torch.utils.data import (
 
 from . import positions
 from .errors import DataError
+
+
+class Sentinel(Enum):
+    """Stands for no item; an Enum stays itself when it is copied, or sent to another process."""
+
+    NOTHING = "nothing"
+
+
+NOTHING = Sentinel.NOTHING
 
 
 class Items:

@@ -11,7 +11,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ from . import (
 from . import stepping as steps
 from .callbacks import base as events
 from .checkpoint import Writer
+from .data import NOTHING
 from .errors import HookError, MissingPartError
 from .loggers.console import Bar, Console, Heartbeat
 from .metrics import FOLD_EVERY, Mean, MetricObjects, RunningMeans, plain_metrics
@@ -53,19 +53,13 @@ if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
 
-class Sentinel(Enum):
-    """Stands for no item; an Enum stays itself when a trainer is copied."""
-
-    NOTHING = "nothing"
-
-
-NOTHING = Sentinel.NOTHING
 _BATCH_ENDS = {"train": "on_end_training_batch", "valid": "on_evaluate_batch_end", "test": "on_end_test_batch"}
 _STEPS = {
     "train": ("train_batch", "training_step"),
     "valid": ("evaluate_epoch", "evaluate_batch"),
     "test": ("test_loop", "test_step"),
 }
+NO_VALID_LOADER = "no evaluation: there is no valid loader (set self.valid_loader)"
 BATCH_PARTS = ("batch", "inputs", "targets")
 BATCH_ATTRIBUTES = ("loss", "outputs", "batch_metrics", *BATCH_PARTS)
 
@@ -184,7 +178,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     state, own = trainer._run_state, vars(trainer)
     if items is None:
         if name == "valid" and state.running is not None:
-            state.console.once("no evaluation: there is no valid loader (set self.valid_loader)")
+            state.console.once(NO_VALID_LOADER)
             return
         where = "get_testloader" if name == "test" else "get_trainloader"
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")

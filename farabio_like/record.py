@@ -288,7 +288,7 @@ def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
         return False
     if trainer.valid_loader is None and trainer.valid_epoch_iter is None:
         if checks.is_default(trainer, "evaluate_epoch", "on_evaluate_epoch_start"):
-            state.console.once("no evaluation: there is no valid loader (set self.valid_loader)")
+            state.console.once(loop.NO_VALID_LOADER)
             return False
     return True
 

@@ -235,7 +235,7 @@ def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Modu
 
 def _held(optimizer: Any) -> set[int]:
     """Return the identities of the parameters of an optimizer."""
-    return {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    return {id(p) for p in components.parameters_of(optimizer)}
 
 
 def _check_optimizers(trainer: "ConvnetTrainer", covered: set[int]) -> None:

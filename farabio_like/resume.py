@@ -27,6 +27,7 @@ from .config import to_dict
 from .errors import CheckpointError, ConfigError
 from .metrics import merged_means, plain_metrics
 from .settings import SETTINGS
+from .version import __version__
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -88,7 +89,7 @@ def state_of(trainer: ConvnetTrainer) -> dict[str, Any]:
 def _component(part: Any, name: str) -> dict[str, Any]:
     found = {"class": _class_name(part), "state": plain(_state_dict(part), name)}
     if isinstance(part, torch.optim.Optimizer):
-        parameters = [p for group in part.param_groups for p in group["params"]]
+        parameters = components.parameters_of(part)
         found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
     return found
 
@@ -457,8 +458,6 @@ def storable(value: Any) -> Any:
 
 def _made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what a resumed run should have in common with this one."""
-    from . import __version__
-
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "farabio_like": __version__,
@@ -575,7 +574,7 @@ def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequen
     # A copy: an optimizer takes the tensors that it is given, and changes them.
     values = copy.deepcopy(values)
     if isinstance(part, torch.optim.Optimizer):
-        parameters = [p for group in part.param_groups for p in group["params"]]
+        parameters = components.parameters_of(part)
         # Not those of its state: an optimizer may keep one number per row, or one vector of all parameters.
         for index, (then, parameter) in enumerate(zip(shapes, parameters, strict=False)):
             if then is not None and then != list(parameter.shape):

@@ -10,7 +10,6 @@ import copy
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,12 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from . import data, distributed, replicas, shards
+from .data import NOTHING
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
 
-class Sentinel(Enum):
-    """Stands for no item; an Enum stays itself when it is sent."""
-
-    END = "end"
-
-
-_END = Sentinel.END
 LOADERS = ("train_loader", "valid_loader", "test_loader")
 CHUNK = 512  # batches whose indices rank 0 tells the others at once
 
@@ -115,8 +108,8 @@ class Turns:
         for index in count():
             with numbers:
                 iterator = iter(data.batches(self.loader)) if iterator is None else iterator
-                batch = next(iterator, _END)
-            if batch is _END:
+                batch = next(iterator, NOTHING)
+            if batch is NOTHING:
                 return
             if index % distributed.world_size() == distributed.rank():
                 yield batch
@@ -212,16 +205,16 @@ def ranked(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator
     sampler = getattr(getattr(trainer, f"{name}_loader"), "batch_sampler", None)
     before = getattr(sampler, "plan", None)
     iterator = iter(items)
-    item = next(iterator, _END)
+    item = next(iterator, NOTHING)
     plan: Any = getattr(sampler, "plan", None)
     if training:
         for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
-    if item is not _END and plan is not before and plan:
+    if item is not NOTHING and plan is not before and plan:
         yield from _planned(trainer, training, together, item, iterator, plan)
     elif together:
         yield from _agreed(trainer, training, item, iterator)
-    elif item is not _END:
+    elif item is not NOTHING:
         yield item
         yield from iterator
 
@@ -232,31 +225,31 @@ def _planned(
     """Yield items whose shares are known from the sampler, so nothing has to be sent."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
-    while item is not _END:
+    while item is not NOTHING:
         samples, on_all = plan.popleft() if plan else (1, ranks.count)
         if training:
             ranks.share(samples, on_all)
         if together or samples:
             state.skip = not samples
             yield item
-        item = next(items, _END)
+        item = next(items, NOTHING)
 
 
 def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any]) -> Iterator[Any]:
     """Yield items of which each rank knows its own alone: before each step all tell how many samples they have."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
-    last = _END
+    last = NOTHING
     while True:
-        samples = trainer.batch_size_of(data.batch_of(item)) if item is not _END else 0
-        on_all, there, bare = distributed.reduce_sums([samples, item is not _END, item is last is _END])
+        samples = trainer.batch_size_of(data.batch_of(item)) if item is not NOTHING else 0
+        on_all, there, bare = distributed.reduce_sums([samples, item is not NOTHING, item is last is NOTHING])
         if not there:
             return
         if bare:  # some rank has had no item yet, and takes its stand-in from the first one that has
-            last = next(one for one in distributed.gather_objects(item) if one is not _END)
+            last = next(one for one in distributed.gather_objects(item) if one is not NOTHING)
         if training:
             ranks.share(samples, int(on_all))
-        state.skip = item is _END
-        last = last if item is _END else item
+        state.skip = item is NOTHING
+        last = last if item is NOTHING else item
         yield last
-        item = next(items, _END)
+        item = next(items, NOTHING)

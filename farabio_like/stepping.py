@@ -134,7 +134,7 @@ class Stepping:
         waiting = [name for name, window in self.windows.items() if window.batches]
         if waiting and state.ranks is not None:
             every = _optimizers(trainer)
-            replicas.sum_gradients([p for name in waiting for p in _parameters(every[name])])
+            replicas.sum_gradients([p for name in waiting for p in components.parameters_of(every[name])])
         if self._close(trainer, waiting):
             state.late = not state.moved
             state.moved = True
@@ -197,7 +197,7 @@ class Stepping:
 
     def _step_one(self, trainer: ConvnetTrainer, optimizer: Any, window: Window) -> bool:
         """Average, unscale and clip the gradients and step; return False for an overflow."""
-        parameters = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+        parameters: list[Any] = components.parameters_of(optimizer)
         parameters = [p for p in parameters if p.grad is not None]
         scaler = self.scalers[window.scaler] if window.scaler is not None and parameters else None
         if scaler is not None:
@@ -360,7 +360,7 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
         if window.batches and name in every:
             gradients = {
                 position: parameter.grad.detach().clone()
-                for position, parameter in enumerate(_parameters(every[name]))
+                for position, parameter in enumerate(components.parameters_of(every[name]))
                 if parameter.grad is not None
             }
             windows[name] = {
@@ -406,7 +406,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
     stepping = bind(trainer)
     windows = found.get("windows", {}) if stepping is not None and stepping.plan.steps > 1 else {}
     for name, window in windows.items():
-        parameters = _parameters(every[name]) if name in every else []
+        parameters = components.parameters_of(every[name]) if name in every else []
         for position, gradient in window["gradients"].items():
             if position >= len(parameters) or parameters[position].shape != gradient.shape:
                 raise CheckpointError(
@@ -423,7 +423,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
             stepping._scaler_called(name, trainer.device).load_state_dict(scaler)
     for name, window in windows.items():
         every[name].zero_grad()
-        parameters = _parameters(every[name])
+        parameters = components.parameters_of(every[name])
         for position, gradient in window["gradients"].items():
             parameter = parameters[position]
             parameter.grad = shards.like(gradient.to(parameter.device, copy=True), parameter)
@@ -437,7 +437,3 @@ def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
         gradient = waiting.get(name)
         if gradient is not None and gradient.shape == parameter.shape:
             parameter.grad = gradient.to(parameter.device, copy=True)
-
-
-def _parameters(optimizer: Any) -> list[Any]:
-    return [parameter for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]]

@@ -245,7 +245,7 @@ class ConvnetTrainer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        checks.warn_misspelt_hooks(cls, ConvnetTrainer)
+        checks.warn_misspelt_hooks(cls)
 
     # ---------------------------------------------------------------- settings
 
@@ -814,12 +814,11 @@ class ConvnetTrainer:
         if unknown:
             there = list(self.optimizer) if isinstance(self.optimizer, dict) else "no dict"
             raise ConfigError(f"only{names}: there is no optimizer {unknown[0]!r}; self.optimizer is {there}.")
-        kept = {id(p) for name in names for group in self.optimizer[name].param_groups for p in group["params"]}
+        kept = {id(p) for name in names for p in components.parameters_of(self.optimizer[name])}
         others = [
             parameter
             for optimizer in self.optimizer.values()
-            for group in optimizer.param_groups
-            for parameter in group["params"]
+            for parameter in components.parameters_of(optimizer)
             if id(parameter) not in kept and parameter.requires_grad
         ]
         try:
@@ -957,4 +956,5 @@ class ConvnetTrainer:
         self._run_state.leave = True
 
 
+checks.note_base(ConvnetTrainer)
 _NO_CONTEXT = contextlib.nullcontext()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .. import data
+from .. import data, distributed
 from ..errors import ConfigError, HookError
 from .base import LOADER_OF, Callback, CallbackOrder
 
@@ -234,13 +233,8 @@ def gather(state: Any) -> list[Any]:
     Every process has to call it, also one that had no batch (None).
     """
     states = [state]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        try:
-            distributed = import_module("farabio_like.distributed")
-        except ImportError:
-            pass
-        else:
-            states = distributed.gather_objects(data.move(state, torch.device("cpu")))
+    if distributed.several():
+        states = distributed.gather_objects(data.move(state, torch.device("cpu")))
     return [part for part in states if part is not None]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import components
+from .. import components, distributed
 from ..callbacks import base
 from ..callbacks.base import Callback, Logger
 from ..config import to_dict
@@ -195,7 +194,7 @@ def start(trainer: ConvnetTrainer) -> None:
         For loggers and an interval that cannot be.
     """
     check(trainer)
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not distributed.is_main():
         return
     state = trainer._run_state
     recording = state.recording = state.recording or Recording()
