@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from farabio_like import ConvnetTrainer, checkpoint, resume, saving
+from farabio_like import ConvnetTrainer, checkpoint
+from farabio_like.resume import capture, saving
 
 SAVE_BOUND, HELD_BOUND, BYTES_BOUND = 1.5, 1.1, 1.01
 SAVE_AIM = 1.25
@@ -93,7 +94,7 @@ def measure(folder: Path, layers: int, width: int, rounds: int) -> dict[str, Any
     trainer.train()
     run, writer = trainer._run_state.run, trainer._run_state.writer
     assert run is not None
-    state = resume.state_of(trainer)
+    state = capture.capture_run(trainer)
     ours, theirs = folder / "ours.ckpt", folder / "by_hand.pt"
     found = dict(
         zip(

@@ -1,8 +1,8 @@
 """`farabio_like`: write your research as one class, the loop is done."""
 
 from .callbacks.base import Callback, CallbackOrder, Logger
+from .config.stages import Stage
 from .errors import CheckpointError, ConfigError, DataError, FarabioError, HookError, NonFiniteError
-from .stages import Stage
 from .trainer import ConvnetTrainer
 from .version import __version__
 

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import plots, runfiles
+from . import plots
 from .errors import ConfigError, closest
 from .loggers.console import number, seconds
-from .runfiles import RunFiles
+from .rundir import reader
+from .rundir.reader import RunFiles
 
 WIDTH = 80
 LONGEST_CELL = 24
@@ -76,7 +77,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(folders: Sequence[str | Path]) -> list[RunFiles]:
-    runs = [runfiles.read(folder) for folder in folders]
+    runs = [reader.read(folder) for folder in folders]
     seen: set[Path] = set()
     for run in runs:
         if run.path.resolve() in seen:

@@ -1,6 +1,6 @@
 """Where and how a run computes: the device, the parallel wrappers, compiling, determinism, seeds.
 
-How a step is made (precision, accumulation, clipping) is in `farabio_like.stepping`.
+How a step is made (precision, accumulation, clipping) is in `farabio_like.optim.steps`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import components, shards
+from . import components
+from .distributed import fsdp
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def prepare_modules(trainer: ConvnetTrainer) -> None:
     for module in (*models, *components.each(trainer.criterion)):
         if isinstance(module, nn.Module):
             # Modules in shards go there piece by piece: all of them may be too large for one device.
-            if not (shards.wanted(trainer) and any(p.requires_grad for p in module.parameters())):
+            if not (fsdp.wanted(trainer) and any(p.requires_grad for p in module.parameters())):
                 module.to(trainer.device)
             if trainer._channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

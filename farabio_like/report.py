@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import plots, runfiles
+from . import plots
 from .errors import ConfigError
 from .loggers.console import number, rate, seconds
-from .runfiles import RunFiles
+from .rundir import reader
+from .rundir.reader import RunFiles
 
 MOST_ROWS = 200  # epochs in the table
 LONGEST_VALUE = 1000  # characters of an entry of the configuration
@@ -44,7 +45,7 @@ def write(folder: str | Path) -> Path:
     """
     from jinja2 import Environment, FileSystemLoader
 
-    run = runfiles.read(folder)
+    run = reader.read(folder)
     # The values are anything that users name so: all of them are escaped.
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = templates.get_template("report.html.jinja").render(contents(run))
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_folder", help="as in runs/Digits/1")
     folder = parser.parse_args(arguments).run_folder
     try:
-        run = runfiles.read(folder)
+        run = reader.read(folder)
         plots.save(plots.curves(run.history, run.best_epoch), run.path / "plots" / "curves.png")
         if not (run.path / "plots" / "per_class.png").is_file():  # the run knew the names of the classes
             draw_bars(run.path, run.history, run.best_epoch)

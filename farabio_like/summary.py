@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from . import components, data, loop
-from .callbacks.arguments import whole_number
-from .callbacks.untouched import attributes_kept
+from . import components, data
+from .checks.arguments import whole_number
 from .errors import HookError
+from .loop import batch as loop_batch
+from .loop import evaluation
 from .rng import preserved_rng
+from .state.rollback import attributes_kept
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
@@ -168,8 +170,8 @@ def _forward(trainer: ConvnetTrainer, modules: list[nn.Module], outputs: dict[in
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     try:
         with attributes_kept(trainer), preserved_rng(loader), eager:
-            batch = _first_sample(next(iter(data.batches(_without_workers(loader))), None))
-            with loop.evaluation(trainer), loop.single_batch(trainer, batch), trainer.autocast():
+            batch = _first_sample(next(iter(data.read_batches(_without_workers(loader))), None))
+            with evaluation.evaluation(trainer), loop_batch.single_batch(trainer, batch), trainer.autocast():
                 trainer.take_batch((0, batch))
                 inputs = getattr(trainer, "inputs", batch)
                 try:

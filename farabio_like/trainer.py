@@ -16,75 +16,39 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import (
-    checkpoint,
-    checks,
-    components,
-    compute,
-    data,
-    distributed,
-    loop,
-    meeting,
-    plots,
-    record,
-    replicas,
-    resume,
-    saving,
-    sharding,
-    shards,
-    signals,
-    stepping,
-    summary,
-)
-from .config import Config
+from . import checkpoint, components, compute, data, distributed, plots, summary
+from .callbacks import dispatch
+from .checkpoint import sharded
+from .checks import hooks
+from .checks import loss as loss_checks
+from .checks import run as run_checks
+from .checks import settings as setting_checks
+from .config.config import Config
+from .config.settings import SETTINGS
+from .data import worker_processes
+from .distributed import ddp
+from .distributed import loaders as rank_loaders
 from .errors import ConfigError, DataError, HookError
 from .loggers import run as loggers
-from .settings import SETTINGS
+from .loop import batch as loop_batch
+from .loop import evaluation, loader_pass
+from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers
+from .optim import steps as optim_steps
+from .resume import position, saving
+from .state import rank_requests, run_state, signals
+from .training import best as best_epoch
+from .training import epochs, testing
+from .training import run as run_ends
+from .training import stages as stage_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("model", "criterion", "optimizer", "scheduler", "metrics", "device", "outputs", "loss", "run_dir"),
 )
-
-
-class _Read:
-    """A value that is read from what the base remembers; a subclass that sets the name has its own.
-
-    It has no ``__set__``, so an instance's attribute of the same name comes first.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
-        return self if trainer is None else getattr(trainer._run_state, self.name)
-
-
-class _ReadEpoch(_Read):
-    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
-        return self if trainer is None else trainer._epoch
-
-
-class _ReadLoggers(_Read):
-    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
-        if trainer is None:
-            return self
-        state = trainer._run_state
-        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.step)
-
-
-class _Lent(_Read):
-    """A part of the batch under way, made when no hook has set it: so a hook that takes it may be overridden."""
-
-    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
-        if trainer is None:
-            return self
-        if trainer._run_state.item is loop.NOTHING:
-            raise AttributeError(f"{owner.__name__} has no {self.name}: no batch is under way.")
-        return loop.lend(trainer, self.name)
 
 
 class ConvnetTrainer:
@@ -196,15 +160,15 @@ class ConvnetTrainer:
     callbacks: Any
     metrics: Any
     device: Any
-    batch: Any = _Lent("batch")
-    inputs: Any = _Lent("inputs")
-    targets: Any = _Lent("targets")
-    epoch: Any = _ReadEpoch("epoch")
-    step: Any = _Read("step")
-    loader_name: Any = _Read("loader")
-    stage: Any = _Read("stage")
-    loggers: Any = _ReadLoggers("recording")
-    exception: Any = _Read("exception")
+    batch: Any = Lent("batch")
+    inputs: Any = Lent("inputs")
+    targets: Any = Lent("targets")
+    epoch: Any = ReadEpoch("epoch")
+    step: Any = Read("step")
+    loader_name: Any = Read("loader")
+    stage: Any = Read("stage")
+    loggers: Any = ReadLoggers("recording")
+    exception: Any = Read("exception")
     outputs: Any
     loss: Any
     batch_metrics: dict[str, Any]
@@ -214,16 +178,16 @@ class ConvnetTrainer:
     run_dir: Path | None
 
     def __init__(self, config: Any = None) -> None:
-        checks.check_signatures(self)
-        self._run_state = loop.RunState()
+        hooks.check_signatures(self)
+        self._run_state = run_state.RunState()
         self.config = Config(config)
         ConvnetTrainer.default_attr(self)
-        if not checks.is_default(self, "default_attr"):
+        if not hooks.is_default(self, "default_attr"):
             self.default_attr()
         self.init_attr()
-        checks.check_settings(self)
+        setting_checks.check_settings(self)
         self._run_state.console.verbose = self._verbose
-        checks.warn_misspelt_settings(self, SETTINGS)
+        hooks.warn_misspelt_settings(self, SETTINGS)
         devices = compute.device_list(self._data_parallel)
         asked = distributed.own_device(devices[0] if devices else self.device or self._device)
         self.device = compute.resolve_device(asked)
@@ -231,21 +195,21 @@ class ConvnetTrainer:
         compute.seed_everything(self._seed)
         self.get_trainloader()
         self.get_testloader()
-        sharding.shard_loaders(self)
+        rank_loaders.shard_loaders(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
             self.build_model()
-        checks.check_model(self)
+        run_checks.check_model(self)
         compute.prepare_modules(self)
-        replicas.replicate(self)
-        stepping.bind(self)
+        ddp.replicate(self)
+        optim_steps.bind(self)
         own = vars(self)
-        self._run_state.given = {name: own[name] for name in loop.BATCH_PARTS if own.get(name) is not None}
+        self._run_state.given = {name: own[name] for name in loop_batch.BATCH_PARTS if own.get(name) is not None}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        checks.warn_misspelt_hooks(cls)
+        hooks.warn_misspelt_hooks(cls)
 
     # ---------------------------------------------------------------- settings
 
@@ -329,7 +293,7 @@ class ConvnetTrainer:
         Called by the constructor in place of `build_model` when ``_data_parallel`` is set.
         """
         self.build_model()
-        checks.check_model(self)
+        run_checks.check_model(self)
         devices = compute.device_list(self._data_parallel)
         if isinstance(self.model, Mapping):
             self.model = {
@@ -367,22 +331,22 @@ class ConvnetTrainer:
         FileNotFoundError, CheckpointError
             If there is nothing to resume at the path, or nothing intact.
         """
-        checks.check_built(self)
-        with signals.noted(self._run_state), signals.workers_watched():
-            record.open_run(self, resume)
+        run_checks.check_built(self)
+        with signals.handled(self._run_state), worker_processes.workers_watched():
+            run_ends.open_run(self, resume)
             try:
                 loggers.start(self)
                 self.on_train_start()
-                loop.fire(self, "on_train_start")
+                dispatch.fire(self, "on_train_start")
                 self.start_logger()
                 loggers.start(self)  # those that the hook named
-                for _ in record.stage_by_stage(self):
+                for _ in stage_runs.stage_by_stage(self):
                     self.train_loop()
             except BaseException as error:
-                with signals.deaf_to_workers():
-                    record.end_run(self, error)
+                with worker_processes.deaf_to_workers():
+                    run_ends.end_run(self, error)
                 raise
-            record.end_run(self)
+            run_ends.end_run(self)
         return self._run_state.history
 
     def on_train_start(self) -> None:
@@ -400,11 +364,11 @@ class ConvnetTrainer:
     def train_loop(self) -> None:
         """Run `train_epoch` for every epoch, until the last one or `stop_train`."""
         state = self._run_state
-        self._epoch = record.first_epoch(self)
-        while self._epoch <= record.last_epoch(self) and not (state.stop or state.leave):
+        self._epoch = run_state.first_epoch(self)
+        while self._epoch <= run_state.last_epoch(self) and not (state.stop or state.leave):
             self.train_epoch()
-            record.finish_epoch(self)
-            if self._epoch >= record.last_epoch(self) or state.stop or state.leave:
+            epochs.finish_epoch(self)
+            if self._epoch >= run_state.last_epoch(self) or state.stop or state.leave:
                 break
             self._epoch += 1
 
@@ -413,26 +377,26 @@ class ConvnetTrainer:
 
     def train_epoch(self) -> None:
         """Run one epoch: every train batch, then the evaluation when it is due."""
-        record.start_epoch(self)
+        epochs.start_epoch(self)
         for module in components.modules_of(self):
             module.train()
-        self.train_epoch_iter = loop.prepare(self, "train", self.train_loader, self.train_epoch_iter)
+        self.train_epoch_iter = loader_pass.prepare_items(self, "train", self.train_loader, self.train_epoch_iter)
         self.on_train_epoch_start()
-        loop.fire(self, "on_train_epoch_start")
-        for item in loop.follow(self, "train", self.train_epoch_iter):
+        dispatch.fire(self, "on_train_epoch_start")
+        for item in loader_pass.follow(self, "train", self.train_epoch_iter):
             self.train_batch(item)
-        if record.training_ends(self):  # a resumed epoch may have come to its evaluation before
+        if epochs.training_ends(self):  # a resumed epoch may have come to its evaluation before
             self.on_train_epoch_end()
-            loop.fire(self, "on_train_epoch_end")
-        meeting.agree(self)
-        resume.begin_evaluation(self)
-        if record.evaluation_is_due(self):
-            with loop.evaluation(self):  # for a subclass with an evaluate_epoch of its own
+            dispatch.fire(self, "on_train_epoch_end")
+        rank_requests.agree(self)
+        position.begin_evaluation(self)
+        if best_epoch.evaluation_is_due(self):
+            with evaluation.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()
-        record.record_epoch(self)
+        epochs.add_to_history(self)
         self.on_epoch_end()
-        loop.fire(self, "on_epoch_end")
-        record.finish_epoch(self)
+        dispatch.fire(self, "on_epoch_end")
+        epochs.finish_epoch(self)
 
     def on_train_epoch_start(self) -> None:
         """Called before the batches of an epoch; ``self.train_epoch_iter`` may be set or wrapped here.
@@ -446,12 +410,12 @@ class ConvnetTrainer:
         listeners = state.listeners
         self.on_start_training_batch(item)
         if "on_start_training_batch" in listeners:
-            loop.fire(self, "on_start_training_batch")
+            dispatch.fire(self, "on_start_training_batch")
         self.training_step()
         state.trained_step = state.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
-            loop.fire(self, "on_end_training_batch")
+            dispatch.fire(self, "on_end_training_batch")
 
     def on_start_training_batch(self, item: Any) -> None:
         """Take the batch: set ``self.batch``, ``self.inputs``, ``self.targets``. Called first for every batch.
@@ -493,22 +457,22 @@ class ConvnetTrainer:
         dict
             The metrics, also in ``self.epoch_metrics["valid"]``.
         """
-        with loop.evaluation(self):
-            self.valid_epoch_iter = loop.prepare(self, "valid", self.valid_loader, self.valid_epoch_iter)
+        with evaluation.evaluation(self):
+            self.valid_epoch_iter = loader_pass.prepare_items(self, "valid", self.valid_loader, self.valid_epoch_iter)
             self.on_evaluate_epoch_start()
-            loop.fire(self, "on_evaluate_epoch_start")
-            for item in loop.follow(self, "valid", self.valid_epoch_iter):
+            dispatch.fire(self, "on_evaluate_epoch_start")
+            for item in loader_pass.follow(self, "valid", self.valid_epoch_iter):
                 self.on_evaluate_batch_start(item)
-                loop.fire(self, "on_evaluate_batch_start")
+                dispatch.fire(self, "on_evaluate_batch_start")
                 if self._next_loop:
                     self._next_loop = False
                     self._run_state.skip = True
                     continue
                 self.evaluate_batch(item)
                 self.on_evaluate_batch_end()
-                loop.fire(self, "on_evaluate_batch_end")
+                dispatch.fire(self, "on_evaluate_batch_end")
             self.on_evaluate_epoch_end()
-            loop.fire(self, "on_evaluate_epoch_end")
+            dispatch.fire(self, "on_evaluate_epoch_end")
         return self.epoch_metrics.get("valid", {})
 
     def on_evaluate_epoch_start(self) -> None:
@@ -522,7 +486,7 @@ class ConvnetTrainer:
         """Evaluate one batch: by default `compute_loss`."""
         with self.autocast():
             self.loss = self.compute_loss()
-        checks.check_loss(self)
+        loss_checks.check_loss(self)
 
     def on_evaluate_batch_end(self) -> None:
         """Called after every valid batch, except skipped ones."""
@@ -542,7 +506,7 @@ class ConvnetTrainer:
         dict
             The metrics.
         """
-        return loop.evaluate_loader(self, loader)
+        return evaluation.evaluate_loader(self, loader)
 
     # ---------------------------------------------------------------- test
 
@@ -559,9 +523,9 @@ class ConvnetTrainer:
         HookError
             If there is no test loader.
         """
-        checks.check_built(self)
+        run_checks.check_built(self)
         state = self._run_state
-        record.open_test(self)
+        testing.open_test(self)
         with loggers.during_test(self):
             outer, state.running = state.running, "test"
             try:
@@ -569,29 +533,29 @@ class ConvnetTrainer:
                     self.load_parallel_model()
                 else:
                     self.load_model()
-                with signals.noted(state), compute.determinism(self._deterministic), loop.evaluation(self):
-                    self.test_loop_iter = loop.prepare(self, "test", self.test_loader, self.test_loop_iter)
+                with signals.handled(state), compute.determinism(self._deterministic), evaluation.evaluation(self):
+                    self.test_loop_iter = loader_pass.prepare_items(self, "test", self.test_loader, self.test_loop_iter)
                     self.on_test_start()
-                    loop.fire(self, "on_test_start")
+                    dispatch.fire(self, "on_test_start")
                     self.test_loop()
                     self.on_test_end()
-                    loop.fire(self, "on_test_end")
-                    meeting.agree(self)
+                    dispatch.fire(self, "on_test_end")
+                    rank_requests.agree(self)
             finally:
                 state.running, state.leave = outer, False
-            return record.close_test(self)
+            return testing.close_test(self)
 
     def on_test_start(self) -> None:
         """Called before the test batches; ``self.test_loop_iter`` may be set or wrapped here."""
 
     def test_loop(self) -> None:
         """Run the three hooks of every test batch."""
-        for item in loop.follow(self, "test", self.test_loop_iter):
+        for item in loader_pass.follow(self, "test", self.test_loop_iter):
             self.on_start_test_batch()
-            loop.fire(self, "on_start_test_batch")
+            dispatch.fire(self, "on_start_test_batch")
             self.test_step(item)
             self.on_end_test_batch()
-            loop.fire(self, "on_end_test_batch")
+            dispatch.fire(self, "on_end_test_batch")
 
     def on_start_test_batch(self) -> None:
         """Called before every `test_step`."""
@@ -601,7 +565,7 @@ class ConvnetTrainer:
         self.take_batch(item)
         with self.autocast():
             self.loss = self.compute_loss()
-        checks.check_loss(self)
+        loss_checks.check_loss(self)
 
     def on_end_test_batch(self) -> None:
         """Called after every `test_step`."""
@@ -622,18 +586,18 @@ class ConvnetTrainer:
         for module in components.modules_of(self):
             if not module.training:
                 module.train()
-        with loop.single_batch(self, batch):
+        with loop_batch.single_batch(self, batch):
             self.on_start_training_batch((0, batch))
             self.training_step()
             self._run_state.trained, self._run_state.loaded = True, None
-            return checks.step_result(self)
+            return loop_batch.step_result(self)
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch):
+        with evaluation.averaged_weights(self), evaluation.evaluation(self), loop_batch.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
-            return checks.step_result(self)
+            return loop_batch.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:
         """Yield the prediction for every batch, in eval mode and without gradients, by the averages of an `EMA`.
@@ -655,8 +619,13 @@ class ConvnetTrainer:
         """
         if batches is None:
             raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
-        for batch in [batches] if data.is_batch(batches) else data.batches(sharding.whole(batches)):
-            with loop.averages(self), loop.evaluation(self), loop.single_batch(self, batch), self.autocast():
+        for batch in [batches] if data.is_batch(batches) else data.read_batches(rank_loaders.unsharded(batches)):
+            with (
+                evaluation.averaged_weights(self),
+                evaluation.evaluation(self),
+                loop_batch.single_batch(self, batch),
+                self.autocast(),
+            ):
                 self.take_batch((0, batch))
                 prediction = self.prediction_transform(self.forward())
             yield prediction
@@ -677,9 +646,9 @@ class ConvnetTrainer:
         batch = self.batch = self.to_device(batch)
         if type(batch) in (list, tuple) and len(batch) == 2:
             self.inputs, self.targets = batch
-            self._run_state.lent = loop.BATCH_PARTS
+            self._run_state.lent = loop_batch.BATCH_PARTS
             return
-        loop.return_batch(self)
+        loop_batch.return_batch(self)
         found = {"batch": batch, **data.inputs_and_targets(batch)}
         self.__dict__.update(found)
         self._run_state.lent = tuple(found)
@@ -768,7 +737,7 @@ class ConvnetTrainer:
         try:
             (self.loss if steps is None else steps.weighed(self, self.loss)).backward()
         except (RuntimeError, AttributeError) as error:
-            problem = checks.loss_problem(self)
+            problem = loss_checks.loss_problem(self)
             if problem is None:
                 raise
             raise HookError(problem) from error
@@ -790,7 +759,7 @@ class ConvnetTrainer:
         elif optimizer is not None:
             optimizer.step()
         else:
-            raise HookError(checks.no_optimizer(self))
+            raise HookError(loss_checks.no_optimizer(self))
         if self.scheduler is not None and self._scheduler_step == "step":
             for scheduler in components.each(self.scheduler):
                 scheduler.step()
@@ -824,7 +793,7 @@ class ConvnetTrainer:
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
-            with stepping.restricted(self, names):
+            with optim_steps.restricted(self, names):
                 yield
         finally:
             for parameter in others:
@@ -879,7 +848,7 @@ class ConvnetTrainer:
             raise ConfigError("save_model() has no run folder to write to; give a path: save_model('model.pth').")
         target = Path(path) if path is not None else run.weights  # type: ignore[union-attr]
         self._run_state.saved = self._run_state.saved or (run is not None and target == run.weights)
-        checkpoint.save(shards.whole_state(components.model_state(components.model_of(self))), target)
+        checkpoint.save(sharded.whole_state(components.model_state(components.model_of(self))), target)
         return target
 
     def save_checkpoint(self, path: str | Path) -> Path:
@@ -911,7 +880,7 @@ class ConvnetTrainer:
         CheckpointError
             If the file is damaged or of another architecture; the model is unchanged.
         """
-        record.load(self, path)
+        testing.load_weights(self, path)
 
     def save_parallel_model(self, path: str | Path | None = None) -> Path:
         """Save the weights of a data-parallel model: the same file as `save_model` writes."""
@@ -956,5 +925,5 @@ class ConvnetTrainer:
         self._run_state.leave = True
 
 
-checks.note_base(ConvnetTrainer)
+hooks.note_base(ConvnetTrainer)
 _NO_CONTEXT = contextlib.nullcontext()

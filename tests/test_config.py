@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from farabio_like import ConfigError, Stage
-from farabio_like.config import Config
+from farabio_like.config.config import Config
 
 from .trainers import Tiny
 

@@ -263,13 +263,13 @@ def describe(batch):
 @pytest.mark.parametrize("make", FETCHED.values(), ids=FETCHED)
 def test_whole_batches_are_exactly_the_loaders(make):
     assert data.fetcher(make()) is not None, "it is fetched by whole batches at all"
-    assert record(make, data.batches) == record(make, iter)
+    assert record(make, data.read_batches) == record(make, iter)
 
 
 @pytest.mark.parametrize("make", LEFT_TO_THE_LOADER.values(), ids=LEFT_TO_THE_LOADER)
 def test_anything_else_is_left_to_the_loader(make):
     assert data.fetcher(make()) is None
-    assert record(make, data.batches) == record(make, iter)
+    assert record(make, data.read_batches) == record(make, iter)
 
 
 @pytest.mark.parametrize("make", [FETCHED["own batch sampler"], LEFT_TO_THE_LOADER["subclassed DataLoader"]])

@@ -9,7 +9,8 @@ import pytest
 
 import farabio_like
 import farabio_like.callbacks
-from farabio_like import ConvnetTrainer, checks
+from farabio_like import ConvnetTrainer
+from farabio_like.checks import hooks
 from farabio_like.trainer import SETTINGS
 
 ROOT = Path(__file__).parents[1]
@@ -35,11 +36,11 @@ def test_handbook_has_a_row_for_every_method(name):
     assert any(re.search(rf"ConvnetTrainer\.{name}\b", row) for row in rows)
 
 
-@pytest.mark.parametrize("name", checks.HOOKS)
+@pytest.mark.parametrize("name", hooks.HOOKS)
 def test_readme_has_a_row_for_every_hook_with_its_argument(name):
     row = next(line for line in README.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1])
     argument = row.split("|")[3].strip().strip("`")
-    assert argument == ", ".join(checks.HOOKS[name])
+    assert argument == ", ".join(hooks.HOOKS[name])
 
 
 def test_handbook_names_no_method_that_is_not_there():

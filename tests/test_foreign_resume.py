@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
-from farabio_like import ConvnetTrainer, owned
+from farabio_like import ConvnetTrainer
+from farabio_like.checkpoint import objects as user_objects
 
 from .test_resume import BATCHES, EPOCHS, INPUTS, TARGETS, Augmented, stopped_run, whole_run
 
@@ -465,7 +466,7 @@ def test_large_tensors_are_state_where_they_were_there_before_and_have_changed(m
             self.both.seen += 1
             self.images = torch.zeros(50)  # a batch
 
-    monkeypatch.setattr(owned, "LARGEST", 40)
+    monkeypatch.setattr(user_objects, "LARGEST", 40)
     trainer = stopped_run(Bank, 2)
     saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
     assert "bank" in saved and not {"data", "images"} & set(saved)
@@ -579,7 +580,7 @@ def test_a_large_tensor_that_is_made_anew_is_state(monkeypatch):
         def on_train_epoch_start(self):
             self.bank = torch.full((50,), float(self.epoch))
 
-    monkeypatch.setattr(owned, "LARGEST", 40)
+    monkeypatch.setattr(user_objects, "LARGEST", 40)
     trainer = stopped_run(Bank, BATCHES + 1)
     saved = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["objects"]
     assert saved["bank"]["tensor"].tolist() == [2.0] * 50

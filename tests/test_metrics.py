@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from farabio_like import HookError
-from farabio_like.metrics import FOLD_EVERY, RunningMeans
+from farabio_like.metrics.running import FOLD_EVERY, RunningMeans
 
 from .trainers import INPUTS, TARGETS, Tiny
 

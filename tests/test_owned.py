@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from farabio_like import callbacks, owned
+from farabio_like import callbacks
+from farabio_like.checkpoint import objects as user_objects
 
 from .test_resume import (
     INPUTS,
@@ -157,21 +158,23 @@ def test_a_run_that_was_stopped_goes_on_with_it(kind):
 
 
 def test_what_has_no_state_is_left_out():
-    assert owned.state_of(np.array(["text"])) is None
-    assert owned.state_of({Whole}) is None
-    assert owned.state_of([1, 2]) is None  # plain data is stored as it is
+    assert user_objects.capture(np.array(["text"])) is None
+    assert user_objects.capture({Whole}) is None
+    assert user_objects.capture([1, 2]) is None  # plain data is stored as it is
 
 
 @pytest.mark.parametrize(
     "value", [np.arange(6, dtype=np.uint16).reshape(2, 3), np.array(1.5), np.array([True, False]), np.zeros((0, 2))]
 )
 def test_arrays_come_back_with_type_and_shape(value):
-    found = owned.restored(None, owned.state_of(value), torch.device("cpu"))
+    found = user_objects.restore(None, user_objects.capture(value), torch.device("cpu"))
     assert found.dtype == value.dtype and found.shape == value.shape and np.array_equal(found, value)
     found.fill(1)  # it can be written to
 
 
 def test_data_with_the_words_of_a_record_is_data():
-    state = owned.state_of([{"fields": "abc", "class": 1}, torch.zeros(2)])
-    assert owned.changed(state, owned.digest(state)) is None
-    assert owned.changed(owned.state_of([{"fields": "abd", "class": 1}, torch.zeros(2)]), owned.digest(state))
+    state = user_objects.capture([{"fields": "abc", "class": 1}, torch.zeros(2)])
+    assert user_objects.changed(state, user_objects.digest(state)) is None
+    assert user_objects.changed(
+        user_objects.capture([{"fields": "abd", "class": 1}, torch.zeros(2)]), user_objects.digest(state)
+    )

@@ -7,9 +7,11 @@ import warnings
 import pytest
 import torch
 
-from farabio_like import pictures, plots, runfiles
+from farabio_like import plots
 from farabio_like.callbacks import ConfusionMatrix, Dice
-from farabio_like.pictures import Painter
+from farabio_like.plots import figure, painter
+from farabio_like.plots.painter import Painter
+from farabio_like.rundir import reader
 
 from .trainers import Tiny
 
@@ -20,21 +22,21 @@ def entry(epoch, seconds=100.0):
 
 def test_a_drawing_is_made_where_it_costs_less_than_its_share_of_an_epoch(tmp_path):
     worker, path = Painter(), tmp_path / "curves.png"
-    worker.draw([entry(1, seconds=pictures.FIRST_GUESS / pictures.SHARE - 1)], None, path)
+    worker.draw([entry(1, seconds=painter.FIRST_GUESS / painter.SHARE - 1)], None, path)
     assert worker.thread is None and not path.exists()
-    worker.draw([entry(1, seconds=pictures.FIRST_GUESS / pictures.SHARE + 1)], None, path)
+    worker.draw([entry(1, seconds=painter.FIRST_GUESS / painter.SHARE + 1)], None, path)
     worker.join()
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert 0 < worker.seconds != pictures.FIRST_GUESS, "and then by what it took"
+    assert 0 < worker.seconds != painter.FIRST_GUESS, "and then by what it took"
     path.unlink()
-    worker.draw([entry(1, seconds=worker.seconds / pictures.SHARE * 0.9)], None, path)
+    worker.draw([entry(1, seconds=worker.seconds / painter.SHARE * 0.9)], None, path)
     worker.join()
     assert not path.exists()
 
 
 def test_one_drawing_at_a_time(tmp_path, monkeypatch):
     going, save = threading.Event(), plots.save
-    monkeypatch.setattr(plots, "save", lambda *given: (going.wait(10), save(*given)))
+    monkeypatch.setattr(figure, "save", lambda *given: (going.wait(10), save(*given)))
     worker = Painter()
     worker.draw([entry(1)], None, tmp_path / "curves.png")
     first = worker.thread
@@ -94,11 +96,11 @@ def test_a_run_that_fails_leaves_what_it_recorded(at):
     text = (trainer.run_dir / "report.html").read_text()
     assert "ended by <code>ValueError: &lt;b&gt;bad&lt;/b&gt; pixel\nxxx" in text
     assert f"(step {3 * (at - 1)})" in text and "x" * 2000 not in text
-    assert runfiles.read(trainer.run_dir).error.startswith("ValueError: <b>bad</b> pixel\n")
+    assert reader.read(trainer.run_dir).error.startswith("ValueError: <b>bad</b> pixel\n")
     again = Tiny({"_num_epochs": 4, "_logdir": "runs"})
     if at == 3:
         again.train(resume=trainer.run_dir)
-        assert runfiles.read(trainer.run_dir).error == ""
+        assert reader.read(trainer.run_dir).error == ""
         assert "ended by" not in (trainer.run_dir / "report.html").read_text()
 
 

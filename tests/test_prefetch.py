@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import prefetch
+from farabio_like.data import prefetch
 
 from .trainers import INPUTS, TARGETS, Tiny
 
@@ -16,8 +16,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 def test_on_a_cpu_the_items_stay_what_they_are():
     items = object()
-    assert prefetch.ahead(Tiny({"_prefetch": True}), items) is items
-    assert prefetch.ahead(Tiny(), items) is items
+    assert prefetch.prefetched(items, torch.device("cpu"), None) is items
 
 
 def test_tensors_of_any_batch():

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from farabio_like import report, runfiles
+from farabio_like import report
 from farabio_like.errors import ConfigError
+from farabio_like.rundir import reader
 
 from .conftest import ROOT
 from .trainers import Tiny
@@ -162,19 +163,19 @@ def test_long_runs_show_some_of_their_epochs(tmp_path):
 
 def test_an_epoch_that_was_trained_again_counts_once(tmp_path):
     run = folder(tmp_path, [line(1), line(2, best=True), line(3), line(2, train={"loss": 7.0}), line(3)])
-    found = runfiles.read(run)
+    found = reader.read(run)
     assert [entry["epoch"] for entry in found.history] == [1, 2, 3]
     assert found.history[1]["train"]["loss"] == 7.0 and found.best_epoch is None
 
 
 def test_settings_are_read_as_they_were_written(tmp_path):
-    from farabio_like.rundir import _yaml
+    from farabio_like.rundir.folder import _yaml
 
     body = {
         "class": "A",
         "config": {"data": {"size": 64, "w: x": "a: b", "l": [1, [2, 3], {"k": 5}], "e": {}}, "é": None},
     }
-    found = runfiles.read(folder(tmp_path, [], _yaml({**body, "settings": {"_monitor": None, "lr": 1e-5, "s": 'q"'}})))
+    found = reader.read(folder(tmp_path, [], _yaml({**body, "settings": {"_monitor": None, "lr": 1e-5, "s": 'q"'}})))
     assert found.owner == "A" and found.settings == {"_monitor": "null", "lr": "1.0e-05", "s": 'q"'}
     lists = {"data.l.0": "1", "data.l.1.0": "2", "data.l.1.1": "3", "data.l.2.k": "5"}
     assert found.config == {"data.size": "64", "data.w: x": "a: b", **lists, "data.e": "{}", "é": "null"}
@@ -182,7 +183,7 @@ def test_settings_are_read_as_they_were_written(tmp_path):
 
 def test_the_best_value_follows_the_direction_of_the_metric(tmp_path):
     lines = [line(e, valid={"accuracy": a, "loss": a, "odd": a}) for e, a in ((1, 0.5), (2, "NaN"), (3, 0.75))]
-    found = runfiles.read(folder(tmp_path, lines, "settings:\n  _monitor: odd\n  _monitor_mode: max\n"))
+    found = reader.read(folder(tmp_path, lines, "settings:\n  _monitor: odd\n  _monitor_mode: max\n"))
     assert found.best("accuracy") == ("valid", 0.75, 3) and found.best("loss") == ("valid", 0.5, 1)
     assert found.best("odd") == ("valid", 0.75, 3) and found.best("other") is None
 
@@ -199,7 +200,7 @@ def test_what_is_no_run_folder_is_named(tmp_path, capsys, make, message):
         if make:
             path.mkdir()
     with pytest.raises(ConfigError, match=message) as caught:
-        runfiles.read(path)
+        reader.read(path)
     assert str(path) in str(caught.value)
     with pytest.raises(SystemExit) as ended:
         report.main([str(path)])

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from farabio_like import CheckpointError, ConfigError, ConvnetTrainer, rundir
+from farabio_like.rundir import environment, runs
 
 from .trainers import Tiny
 
@@ -61,7 +62,7 @@ def test_processes_that_start_together_get_numbers_of_their_own():
             numbers += json.load(file)
         assert os.waitpid(child, 0)[1] == 0
     assert sorted(map(int, numbers)) == list(range(1, 101))
-    assert rundir.run_numbers(Path("runs/Owner")) and len(os.listdir("runs/Owner")) == 100
+    assert runs.run_numbers(Path("runs/Owner")) and len(os.listdir("runs/Owner")) == 100
 
 
 def test_two_trainings_of_one_trainer_are_one_run():
@@ -73,7 +74,7 @@ def test_two_trainings_of_one_trainer_are_one_run():
 
 
 def test_the_newest_weights_are_the_best_of_the_newest_run_that_has_any():
-    assert rundir.newest_weights("runs", Owner) is None
+    assert runs.newest_weights("runs", Owner) is None
     for number, names in ((2, ["model.pth"]), (9, ["checkpoints/last.ckpt"]), (10, []), (3, ["model.pth"])):
         for name in names:
             path = Path("runs/Owner", str(number), name)
@@ -81,12 +82,12 @@ def test_the_newest_weights_are_the_best_of_the_newest_run_that_has_any():
             path.write_text("")
     Path("runs/Owner/10").mkdir()
     newest = Path("runs/Owner/9")
-    assert rundir.newest_weights("runs", Owner) == newest / "checkpoints/last.ckpt"
+    assert runs.newest_weights("runs", Owner) == newest / "checkpoints/last.ckpt"
     (newest / "model.pth").write_text("")
-    assert rundir.newest_weights("runs", Owner) == newest / "model.pth"
+    assert runs.newest_weights("runs", Owner) == newest / "model.pth"
     (newest / "checkpoints/best.ckpt").write_text("")
-    assert rundir.newest_weights("runs", Owner) == newest / "checkpoints/best.ckpt"
-    assert rundir.newest_weights("runs", Tiny) is None
+    assert runs.newest_weights("runs", Owner) == newest / "checkpoints/best.ckpt"
+    assert runs.newest_weights("runs", Tiny) is None
 
 
 # ---------------------------------------------------------------- where it cannot be
@@ -347,10 +348,10 @@ def test_environment_json_says_where_and_with_what():
 def test_environment_json_has_the_commit_and_says_when_it_is_not_all():
     git = "git -c user.name=a -c user.email=a@b -c commit.gpgsign=false -c init.defaultBranch=main"
     os.system(f"{git} init -q . && echo 1 > file && {git} add file && {git} commit -q -m first")
-    commit = rundir.environment()["git_commit"]
+    commit = environment.environment()["git_commit"]
     assert len(commit) == 40
     Path("file").write_text("2")
-    assert rundir.environment()["git_commit"] == f"{commit}-dirty"
+    assert environment.environment()["git_commit"] == f"{commit}-dirty"
 
 
 SCRIPT = """

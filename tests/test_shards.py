@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from farabio_like import ConfigError, checkpoint, shards
-from farabio_like.forwarding import forward_methods
+from farabio_like import ConfigError, checkpoint
+from farabio_like.checkpoint import sharded
+from farabio_like.distributed import fsdp
+from farabio_like.distributed.forward_methods import forward_methods
 
 from .trainers import Still
 
@@ -53,9 +55,9 @@ class Model(nn.Module):
 
 def test_the_units_are_the_large_outermost_blocks():
     model = Model()
-    assert shards._units(model) == [*model.blocks]
-    assert shards._roots(model) == [model]
-    assert shards._roots(model.blocks) == [*model.blocks]
+    assert fsdp._units(model) == [*model.blocks]
+    assert fsdp._roots(model) == [model]
+    assert fsdp._roots(model.blocks) == [*model.blocks]
 
 
 def test_folders_that_no_checkpoint_names_are_removed(tmp_path):
@@ -66,7 +68,7 @@ def test_folders_that_no_checkpoint_names_are_removed(tmp_path):
     (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
     checkpoint.save({"format": 2, "shards": {"folder": folders[1]}}, tmp_path / "last.ckpt")
     checkpoint.save({"format": 2}, tmp_path / "plain.ckpt")
-    shards.sweep(tmp_path)
+    sharded.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.shards")) == ["own.shards", folders[1], "step-9.shards"]
 
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import Callback, CheckpointError, ConfigError, HookError, NonFiniteError, Stage, stepping
+from farabio_like import Callback, CheckpointError, ConfigError, HookError, NonFiniteError, Stage
 from farabio_like.callbacks import EMA, GradientNorm
+from farabio_like.optim import state as step_state
 
 from .trainers import Tiny
 
@@ -539,7 +540,7 @@ class Left(Single):
                 "model": {name: value.clone() for name, value in self.model.state_dict().items()},
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
-                "stepping": stepping.state_dict(self),
+                "stepping": step_state.state_dict(self),
             }
             torch.save(self.kept, "state.pt")
 
@@ -555,29 +556,29 @@ def test_resuming_in_a_window_is_exact(stop_at, precision):
     resumed.model.load_state_dict(found["model"])
     resumed.optimizer.load_state_dict(found["optimizer"])
     resumed.scheduler.load_state_dict(found["scheduler"])
-    stepping.load_state_dict(resumed, found["stepping"])
+    step_state.load_state_dict(resumed, found["stepping"])
     resumed.done = stop_at
     if stop_at < 6:
         resumed.train()
     assert torch.equal(weights(whole.model), weights(resumed.model))
     assert resumed.get_lr() == whole.get_lr()
-    one, other = (stepping.state_dict(trainer) for trainer in (whole, resumed))
+    one, other = (step_state.state_dict(trainer) for trainer in (whole, resumed))
     assert one["scalers"] == other["scalers"] and one["missed"] == other["missed"]
     assert one["windows"] == other["windows"] == {}
 
 
 def test_state_of_plain_steps_is_empty():
-    assert stepping.state_dict(Double()) == {"missed": 0, "moved": True}
+    assert step_state.state_dict(Double()) == {"missed": 0, "moved": True}
 
 
 def test_a_window_that_does_not_fit_is_an_error():
     trainer = Double({"_accumulation_steps": 2})
     trainer.train_step(cut(4)[0])
-    state = stepping.state_dict(trainer)
+    state = step_state.state_dict(trainer)
     state["windows"][""]["gradients"][0] = torch.zeros(7)
     other = Double({"_accumulation_steps": 2})
     with pytest.raises(CheckpointError, match=r"amid 1 accumulated batches, and gradient 0 of optimizer ''"):
-        stepping.load_state_dict(other, state)
+        step_state.load_state_dict(other, state)
     assert all(p.grad is None for p in other.model.parameters())
 
 

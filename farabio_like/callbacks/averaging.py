@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import components, shards
+from .. import components
+from ..components import dtensor
 from ..errors import CheckpointError
 from .base import Callback, CallbackOrder
 from .freezing import named_parameters
@@ -99,11 +100,11 @@ class Average(Callback):
             average = kept.get(name)
             if average is None or average.shape != weight.shape:
                 average = weight.detach().to(_precision(weight), copy=True)
-            average = shards.like(average.to(weight.device, _precision(weight)), weight)
+            average = dtensor.like(average.to(weight.device, _precision(weight)), weight)
             self._averages[name] = average
             averages, partners = groups.setdefault((weight.device, weight.dtype), ([], []))
-            averages.append(shards.local(average))
-            partners.append(shards.local(weight))
+            averages.append(dtensor.local(average))
+            partners.append(dtensor.local(weight))
         self._groups = list(groups.values())
 
     def _move(self, share: float) -> None:

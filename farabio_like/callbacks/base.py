@@ -7,13 +7,14 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import distributed
-from ..errors import ConfigError, HookError, closest
+from .. import plots
+from ..errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..trainer import ConvnetTrainer
+
 
 # The events, in the order in which a run meets them. Each is a method that takes the trainer.
 EVENTS = (
@@ -36,8 +37,6 @@ EVENTS = (
     "on_end_test_batch",
     "on_test_end",
 )
-
-
 # The loader that an event is about.
 LOADER_OF = {
     "on_train_epoch_start": "train",
@@ -214,8 +213,6 @@ class Logger(Callback):
 
     def matrix(self, name: str, matrix: Any, labels: list[str] | None, step: int) -> None:
         """Record a confusion matrix, a row for each true class; by default as a figure."""
-        from .. import plots
-
         self.figure(name, plots.confusion_matrix(matrix, labels), step)
 
     def text(self, name: str, text: str, step: int) -> None:
@@ -293,53 +290,3 @@ on_test_start = _decorator("on_test_start")
 on_start_test_batch = _decorator("on_start_test_batch")
 on_end_test_batch = _decorator("on_end_test_batch")
 on_test_end = _decorator("on_test_end")
-
-
-def listeners(callbacks: Any) -> dict[str, list[Callable[[ConvnetTrainer], Any]]]:
-    """Return for each event that anything listens to the methods to call, in their order.
-
-    Raises
-    ------
-    HookError
-        For something that is no callback.
-    ConfigError
-        For a callback that is there twice.
-    """
-    if isinstance(callbacks, dict):
-        callbacks = list(callbacks.values())
-    if not isinstance(callbacks, (list, tuple)):
-        raise HookError(f"self.callbacks is a {type(callbacks).__name__}; expected a list of callbacks.")
-    for index, callback in enumerate(callbacks):
-        if not isinstance(callback, Callback):
-            hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
-            raise HookError(f"self.callbacks[{index}] is {callback!r}; expected a farabio_like.Callback.{hint}")
-        if any(innermost(callback) is innermost(other) for other in callbacks[:index]):
-            raise ConfigError(
-                f"self.callbacks holds the same {type(callback).__name__} twice, the second at [{index}]."
-            )
-    if not distributed.is_main():  # one rank records
-        callbacks = [callback for callback in callbacks if not isinstance(callback, Logger)]
-    found: dict[str, list[Callable[[ConvnetTrainer], Any]]] = {}
-    for event in EVENTS:
-        last = "_end" in event or event == "on_exception"
-        ordered = sorted(callbacks, key=lambda c: (isinstance(c, Logger) == last, c.order))
-        methods = [_listener(callback, event) for callback in ordered]
-        if any(methods):
-            found[event] = [method for method in methods if method is not None]
-    return found
-
-
-def innermost(callback: Any) -> Any:
-    """Return the callback inside any wrappers."""
-    while getattr(type(callback), "is_wrapper", False):
-        callback = callback.callback
-    return callback
-
-
-def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:
-    """Return the method of a callback for an event, None where it has none of its own."""
-    if isinstance(callback, FunctionCallback):
-        return callback.function if callback.event == event else None
-    method = getattr(callback, event)
-    is_default = getattr(method, "__func__", None) is getattr(Callback, event)
-    return None if is_default or not callback.listens_to(event) else method

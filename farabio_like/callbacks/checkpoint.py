@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, components, distributed
+from ..checks.arguments import positive, whole_number
 from ..errors import ConfigError
-from .arguments import positive, whole_number
 from .base import Callback
 from .monitor import Monitor
 

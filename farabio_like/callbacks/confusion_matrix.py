@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import distributed
+from .. import distributed, plots
 from ..errors import ConfigError, DataError
 from .labels import LabelMetric, confusion
 from .metric import add
@@ -95,7 +95,6 @@ class ConfusionMatrix(LabelMetric):
 
     def _draw(self, trainer: ConvnetTrainer, loader: str) -> None:
         assert trainer.run_dir is not None and self.matrix is not None
-        from .. import plots
 
         try:
             figure = plots.confusion_matrix(self.matrix, self.class_names)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..checks.arguments import whole_number
 from ..errors import ConfigError
-from .arguments import whole_number
 from .base import Callback, CallbackOrder
 
 if TYPE_CHECKING:

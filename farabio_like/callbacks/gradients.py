@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import components, shards
+from .. import components
+from ..components import dtensor
 from ..errors import ConfigError
 from .base import Callback, CallbackOrder
 
@@ -68,7 +69,7 @@ class GradientNorm(Callback):
             gradients = [_dense(p.grad) for p in parameters if p.grad is not None]
             if gradients:
                 norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
-                trainer.batch_metrics[name] = shards.whole(norm)
+                trainer.batch_metrics[name] = dtensor.whole(norm)
                 self.found = True
 
     def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import record
-from ..data import length_of
-from .arguments import whole_number
+from ..checks.arguments import whole_number
+from ..data.loaders import length_of
+from ..state import run_state
 from .base import LOADER_OF, Callback, CallbackOrder
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class QuickCheck(LimitBatches):
 
     def on_stage_start(self, trainer: ConvnetTrainer) -> None:
         """End the stage after its first epoch."""
-        trainer._run_state.stage_end = record.first_epoch(trainer)
+        trainer._run_state.stage_end = run_state.first_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Have the epoch evaluated."""

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .. import components, distributed, loop, plots, sharding
+from .. import components, distributed, plots
+from ..checks.arguments import positive, whole_number
+from ..distributed import loaders as rank_loaders
 from ..errors import ConfigError, DataError, HookError
-from .arguments import positive, whole_number
-from .untouched import untouched
+from ..loop import batch as loop_batch
+from ..loop import loader_pass
+from ..state.rollback import without_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +139,7 @@ def find_lr(
     lrs: list[float] = []
     losses: list[float] = []
     average, limit = 0.0, math.inf
-    with untouched(trainer), contextlib.closing(_items(trainer)) as items:
+    with without_trace(trainer), contextlib.closing(_items(trainer)) as items:
         for step, (rate, item) in enumerate(zip(rates, items, strict=False), 1):
             trainer.set_lr(rate)
             loss = _loss_of_step(trainer, item)
@@ -166,14 +169,16 @@ def _items(trainer: ConvnetTrainer) -> Generator[Any, None, None]:
     while True:
         for module in components.modules_of(trainer):
             module.train()
-        trainer.train_epoch_iter = loop.prepare(trainer, "train", trainer.train_loader, trainer.train_epoch_iter)
+        trainer.train_epoch_iter = loader_pass.prepare_items(
+            trainer, "train", trainer.train_loader, trainer.train_epoch_iter
+        )
         trainer.on_train_epoch_start()
         if trainer.train_epoch_iter is None:
             raise HookError(f"find_lr: {type(trainer).__name__} has no train loader. Set self.train_loader.")
         items, item = trainer.train_epoch_iter, None
         if trainer._run_state.ranks is not None:
             trainer._run_state.batches = 0  # none of this pass has been trained before
-            items = sharding.ranked(trainer, "train", items)
+            items = rank_loaders.items_of_rank(trainer, "train", items)
         for item in items:
             yield item
         if item is None:
@@ -181,7 +186,7 @@ def _items(trainer: ConvnetTrainer) -> Generator[Any, None, None]:
 
 
 def _loss_of_step(trainer: ConvnetTrainer, item: Any) -> float:
-    loop.return_batch(trainer)
+    loop_batch.return_batch(trainer)
     trainer._run_state.item = item
     trainer.batch_metrics = {}
     trainer.train_batch(item)

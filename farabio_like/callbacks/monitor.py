@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import checks
+from ..checks import hooks
 from ..errors import ConfigError, closest
-from ..metrics import improves, plain_metrics
+from ..metrics.values import improves, plain_metrics
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -24,7 +24,7 @@ class Monitor:
         ``"accuracy"`` is the one of the evaluation where it has it, else of training; ``"train/loss"`` and
         ``"valid/loss"`` say which.
     mode : "min", "max" or None
-        None decides by the name, see `farabio_like.metrics.improves`.
+        None decides by the name, see `farabio_like.metrics.values.improves`.
     min_delta : float
         A smaller change is no improvement.
 
@@ -102,4 +102,4 @@ def _is_between(trainer: ConvnetTrainer) -> bool:
     if not trainer._has_eval or trainer._epoch % trainer._eval_interval == 0:
         return False
     there = trainer.valid_loader is not None or trainer.valid_epoch_iter is not None
-    return there or not checks.is_default(trainer, "evaluate_epoch", "on_evaluate_epoch_start")
+    return there or not hooks.is_default(trainer, "evaluate_epoch", "on_evaluate_epoch_start")

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import components, data, loop, replicas, sharding
+from .. import components, data
+from ..distributed import ddp
+from ..distributed import loaders as rank_loaders
 from ..errors import ConfigError
+from ..loop import batch as loop_batch
 from ..rng import preserved_rng
 from .averaging import Average
 from .base import CallbackOrder
@@ -155,12 +158,12 @@ def _compute_statistics(trainer: ConvnetTrainer) -> None:
             ranks = trainer._run_state.ranks
             if ranks is not None:  # a forward pass in shards needs all ranks
                 trainer._run_state.batches = 0
-                items = sharding.ranked(trainer, "train", items)
+                items = rank_loaders.items_of_rank(trainer, "train", items)
             for index, batch in items:
-                with loop.single_batch(trainer, batch), trainer.autocast():
+                with loop_batch.single_batch(trainer, batch), trainer.autocast():
                     trainer.on_start_training_batch((index, batch))
                     trainer.compute_loss()
-        replicas.sync_buffers(trainer)  # each of several ranks has read its part
+        ddp.sync_buffers(trainer)  # each of several ranks has read its part
     finally:
         for layer, momentum in layers:
             layer.momentum = momentum

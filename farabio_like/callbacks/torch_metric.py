@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import distributed
 from ..errors import ConfigError
-from ..reduction import merged_metric
+from ..metrics.across_ranks import merged_metric
 from .metric import MetricCallback, gather
 
 

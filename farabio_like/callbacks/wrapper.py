@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .base import EVENTS, LOADER_OF, Callback, _listener
+from .base import EVENTS, LOADER_OF, Callback
+from .dispatch import _listener
 from .transform import check_loaders
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.base import Logger
-from ..checkpoint import write_text
+from ..checkpoint.files import write_text
 
 
 class CSVLogger(Logger):

@@ -12,7 +12,7 @@ from .. import components
 from ..callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from ..metrics import Mean
+    from ..metrics.running import Mean
     from ..trainer import ConvnetTrainer
 
 

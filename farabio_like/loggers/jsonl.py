@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.base import Logger
-from ..rundir import finite
+from ..checkpoint.plain import finite
 
 
 class IntervalLines(Logger):

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..callbacks.base import Logger
-from .packages import needs
-from .pictures import figure_png, grid, png
+from ..packages import needs
+from .images import figure_png, grid, png
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import components, distributed
-from ..callbacks import base
+from ..callbacks import dispatch
 from ..callbacks.base import Callback, Logger
-from ..config import to_dict
+from ..config.config import to_dict
 from ..errors import ConfigError, HookError, closest
+from ..packages import needs
 from .intervals import Intervals, flat
 from .jsonl import IntervalLines
-from .packages import needs
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def start(trainer: ConvnetTrainer) -> None:
         listeners.append(intervals)
         found += [lines] if trainer.run_dir is not None else []
     if listeners:
-        state.listeners = base.listeners([*callbacks, *listeners])
+        state.listeners = dispatch.listeners([*callbacks, *listeners])
     new = [logger for logger in found if not any(logger is worker.logger for worker in recording.workers)]
     if not new:
         return

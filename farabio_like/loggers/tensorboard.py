@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..callbacks.base import Logger
-from .packages import needs
-from .pictures import as_bytes, figure_png
+from ..packages import needs
+from .images import as_bytes, figure_png
 
 
 class TensorBoardLogger(Logger):

@@ -25,7 +25,9 @@ from torch import Tensor
 from ..callbacks.base import Logger
 from ..errors import ConfigError
 from .curves import Curve
-from .pictures import figure_png, grid, png
+from .images import figure_png, grid, png
+from .run import numbers_of
+from .visdom_server import main
 
 REDRAW_SECONDS = 1.0
 TIMEOUT = 2.0  # seconds for one request
@@ -258,8 +260,6 @@ class VisdomLogger(Logger):
             if "test" in entry:  # of the epoch before it
                 entry["epoch"] = epoch
             if "epoch" in entry:
-                from .run import numbers_of
-
                 self.scalars(numbers_of(entry), 0)
             elif "step" in entry:
                 step = entry.pop("step")
@@ -316,6 +316,4 @@ def _is_number(value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    from farabio_like.loggers.visdom_server import main
-
     main()

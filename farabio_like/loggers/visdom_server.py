@@ -16,9 +16,10 @@ import tarfile
 import tempfile
 import warnings
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from .packages import needs
+from ..packages import needs
 
 # The versions that visdom 0.2.4 names in its server/build.py, as npm has them.
 PACKAGES = (
@@ -172,8 +173,6 @@ def main() -> None:
 
 
 def _static() -> Path:
-    from importlib.util import find_spec
-
     spec = find_spec("visdom")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "static"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..callbacks.base import Logger
 from ..errors import ConfigError
-from .packages import needs
-from .pictures import as_bytes, figure_png, grid
+from ..packages import needs
+from .images import as_bytes, figure_png, grid
 
 SERVICES = ("wandb", "trackio")
 

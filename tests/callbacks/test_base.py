@@ -13,8 +13,9 @@ from farabio_like.callbacks import (
     PeriodicEvaluation,
     QuickCheck,
     SavePredictions,
-    base,
+    dispatch,
 )
+from farabio_like.callbacks import base as events
 from tests.trainers import INPUTS, TARGETS, Tiny
 
 
@@ -47,7 +48,7 @@ def observing(event):
     return method
 
 
-for _event in base.EVENTS:
+for _event in events.EVENTS:
     if _event != "on_exception":
         setattr(Own, _event, noting(_event))
 
@@ -65,7 +66,7 @@ class Recorder(Observer, Logger):
     pass
 
 
-for _event in base.EVENTS:
+for _event in events.EVENTS:
     setattr(Observer, _event, observing(_event))
 
 
@@ -158,7 +159,7 @@ def test_only_overridden_events_are_called():
         def on_epoch_end(self, trainer):
             pass
 
-    found = base.listeners([Epochs(), Callback()])
+    found = dispatch.listeners([Epochs(), Callback()])
     assert list(found) == ["on_epoch_end"] and len(found["on_epoch_end"]) == 1
 
 
@@ -172,11 +173,11 @@ def test_a_method_given_to_one_object_is_called():
 
 
 def test_decorators_make_callbacks():
-    @base.on_epoch_end
+    @events.on_epoch_end
     def late(trainer):
         trainer.calls.append("late function")
 
-    @base.on_epoch_end(order=0)
+    @events.on_epoch_end(order=0)
     def early(trainer):
         trainer.calls.append("early function")
 
@@ -185,10 +186,10 @@ def test_decorators_make_callbacks():
     assert trainer.calls[-4:] == ["own on_epoch_end", "early function", "late function", "own on_train_end"]
     late(trainer)
     assert trainer.calls[-1] == "late function"
-    for event in base.EVENTS:
-        assert getattr(base, event)(print).event == event
+    for event in events.EVENTS:
+        assert getattr(events, event)(print).event == event
     with pytest.raises(ConfigError, match="no event 'on_epoc_end'. Did you mean 'on_epoch_end'"):
-        base.FunctionCallback("on_epoc_end", print)
+        events.FunctionCallback("on_epoc_end", print)
 
 
 def test_what_is_no_callback_is_named():
@@ -241,7 +242,7 @@ def test_callbacks_in_any_container_are_called_and_closed(as_container):
 def test_the_same_callback_in_a_wrapper_is_in_the_run_twice():
     callback = Observer("a")
     with pytest.raises(ConfigError, match=r"twice, the second at \[1\]"):
-        base.listeners([callback, Only(Only(callback, epochs=1), loaders=("train",))])
+        dispatch.listeners([callback, Only(Only(callback, epochs=1), loaders=("train",))])
 
 
 def test_an_interrupt_while_cleaning_up_leaves_nothing_open(capfd):
@@ -258,7 +259,7 @@ def test_an_interrupt_while_cleaning_up_leaves_nothing_open(capfd):
     assert last.closed == 2
 
 
-BATCH_EVENTS = {event for event in base.EVENTS if "batch" in event}
+BATCH_EVENTS = {event for event in events.EVENTS if "batch" in event}
 
 
 @pytest.mark.parametrize(
@@ -282,4 +283,4 @@ BATCH_EVENTS = {event for event in base.EVENTS if "batch" in event}
     ids=lambda value: type(value).__name__,
 )
 def test_an_event_that_is_not_needed_costs_nothing(callback, expected):
-    assert set(base.listeners([callback])) & BATCH_EVENTS == expected
+    assert set(dispatch.listeners([callback])) & BATCH_EVENTS == expected

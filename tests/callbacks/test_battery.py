@@ -15,9 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import farabio_like.callbacks
-from farabio_like import ConvnetTrainer, plots, rundir
-from farabio_like.callbacks.base import EVENTS, Callback, FunctionCallback, Logger, listeners
+from farabio_like import ConvnetTrainer, plots
+from farabio_like.callbacks.base import EVENTS, Callback, FunctionCallback, Logger
+from farabio_like.callbacks.dispatch import listeners
 from farabio_like.callbacks.ema import EMA
+from farabio_like.plots import painter
+from farabio_like.rundir import environment
 from farabio_like.trainer import SETTINGS
 
 # Not used as they are: subclasses say what they do.
@@ -86,8 +89,9 @@ def build(name):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Leave out of the run folder what takes long and has tests of its own: the code and the curves."""
-    monkeypatch.setattr(rundir, "_copy_code", lambda owner, folder: None)
-    monkeypatch.setattr(plots, "curves", lambda history, best=None: Figure())
+    monkeypatch.setattr(environment, "_copy_code", lambda owner, folder: None)
+    for module in (plots, painter):
+        monkeypatch.setattr(module, "curves", lambda history, best=None: Figure())
 
 
 class Images(ConvnetTrainer):

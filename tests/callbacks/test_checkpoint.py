@@ -8,8 +8,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from farabio_like import Callback, ConfigError, Stage, plots, rundir
+from farabio_like import Callback, ConfigError, Stage, plots
 from farabio_like.callbacks.checkpoint import Checkpoint
+from farabio_like.plots import painter
+from farabio_like.rundir import environment
 from tests.callbacks.scripted import scripted
 from tests.trainers import Tiny
 
@@ -17,8 +19,9 @@ from tests.trainers import Tiny
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Leave out of the run folder what takes long and has tests of its own."""
-    monkeypatch.setattr(rundir, "_copy_code", lambda owner, folder: None)
-    monkeypatch.setattr(plots, "curves", lambda history, best=None: Figure())
+    monkeypatch.setattr(environment, "_copy_code", lambda owner, folder: None)
+    for module in (plots, painter):
+        monkeypatch.setattr(module, "curves", lambda history, best=None: Figure())
 
 
 VALUES = [0.5, 0.7, 0.6, 0.9, 0.2, 0.8]

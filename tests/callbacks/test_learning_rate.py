@@ -7,16 +7,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from farabio_like import Callback, ConfigError, plots, rundir
+from farabio_like import Callback, ConfigError, plots
 from farabio_like.callbacks import learning_rate
 from farabio_like.callbacks.learning_rate import LearningRateMonitor
+from farabio_like.plots import painter
+from farabio_like.rundir import environment
 from tests.trainers import Tiny
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(rundir, "_copy_code", lambda owner, folder: None)
-    monkeypatch.setattr(plots, "curves", lambda history, best=None: Figure())
+    monkeypatch.setattr(environment, "_copy_code", lambda owner, folder: None)
+    for module in (plots, painter):
+        monkeypatch.setattr(module, "curves", lambda history, best=None: Figure())
 
 
 class Halving(Tiny):

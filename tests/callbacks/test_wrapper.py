@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from farabio_like.callbacks.base import EVENTS, Callback, FunctionCallback, listeners
+from farabio_like.callbacks.base import EVENTS, Callback, FunctionCallback
+from farabio_like.callbacks.dispatch import listeners
 from farabio_like.callbacks.ema import EMA
 from farabio_like.callbacks.swa import SWA
 from farabio_like.callbacks.wrapper import Only

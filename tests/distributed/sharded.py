@@ -11,11 +11,14 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
 from workers import Base, weights
 
-from farabio_like import checkpoint, distributed, shards
+from farabio_like import distributed
 from farabio_like.callbacks import EMA, GradientNorm
+from farabio_like.checkpoint import files
+from farabio_like.components import dtensor
+from farabio_like.distributed import fsdp
 from farabio_like.errors import CheckpointError, ConfigError
 
-shards.SMALLEST_UNIT = 100
+fsdp.SMALLEST_UNIT = 100
 
 
 class Rich(Base):
@@ -44,21 +47,21 @@ class Rich(Base):
 def found(trainer):
     history = [{key: value for key, value in entry.items() if key != "seconds"} for entry in trainer.history]
     averages = trainer.callbacks[0].model_state(trainer)
-    average = [x for tensor in averages.values() for x in shards.whole(tensor).flatten().tolist()]
+    average = [x for tensor in averages.values() for x in dtensor.whole(tensor).flatten().tolist()]
     return {"weights": weights(trainer), "average": average, "history": history}
 
 
 def saving():
     torch.manual_seed(0)
     trainer = Rich({"saves": True, "_num_epochs": 3, "_logdir": "runs"})
-    if shards.are_in(trainer):
+    if fsdp.are_in(trainer):
         units = [type(part).__name__.startswith("FSDP") for part in trainer.model]
         assert units == [False, False, True, True, False, False]  # tied weights, and small ones, are the rest's
         assert trainer.model[1].weight is trainer.model[4].weight
     trainer.train()
-    if shards.are_in(trainer):
+    if fsdp.are_in(trainer):
         (state,) = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.model[2].parameters() if p.dim() == 2]
-        assert shards.local(state).numel() * 2 == state.numel() == 144  # half of it on each of two ranks
+        assert dtensor.local(state).numel() * 2 == state.numel() == 144  # half of it on each of two ranks
     trainer.save_model("whole.pth")
     return found(trainer)
 
@@ -73,7 +76,7 @@ def resuming():
 def killed():
     """Train as `saving` does; the first time a rank dies in its third save, before or after the shards are written."""
     if distributed.restarts() == 0:
-        where, name = (checkpoint, "save") if os.environ["KILL"] == "rank 0" else (FileSystemWriter, "write_data")
+        where, name = (files, "save") if os.environ["KILL"] == "rank 0" else (FileSystemWriter, "write_data")
         if os.environ["KILL"] == f"rank {distributed.rank()}":
             die_in_third_call(where, name)
     torch.manual_seed(0)

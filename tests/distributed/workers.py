@@ -11,7 +11,7 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from farabio_like import Callback, ConvnetTrainer, distributed, shards
+from farabio_like import Callback, ConvnetTrainer, components, distributed
 from farabio_like.callbacks import (
     AUC,
     SWA,
@@ -29,6 +29,7 @@ from farabio_like.callbacks import (
     Unfreeze,
     find_lr,
 )
+from farabio_like.components import dtensor
 from farabio_like.errors import HookError
 
 
@@ -68,11 +69,10 @@ class Base(ConvnetTrainer):
 
 
 def weights(trainer):
-    from farabio_like import components
 
     state = components.model_state(components.model_of(trainer))
     parts = state.values() if any(isinstance(value, dict) for value in state.values()) else [state]
-    tensors = [shards.whole(tensor) for part in parts for tensor in part.values()]
+    tensors = [dtensor.whole(tensor) for part in parts for tensor in part.values()]
     return [x for tensor in tensors for x in tensor.double().flatten().tolist()]
 
 

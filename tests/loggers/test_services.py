@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from farabio_like.loggers.pictures import as_bytes, grid
+from farabio_like.loggers.images import as_bytes, grid
 
 from ..trainers import Tiny
 

@@ -1,0 +1,132 @@
+"""The plain state of modules and how it is loaded.
+
+A file always has plain keys: the wrappers ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``
+prefix keys with ``module.`` or ``_orig_mod.``; these parts go at saving and come back at loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import CheckpointError
+from . import dtensor
+from .one_or_dict import is_lazy
+
+WRAPPER_PARTS = ("module", "_orig_mod")
+
+
+def _wrapped_part(module: nn.Module) -> str | None:
+    """Return the name under which a wrapper holds its module, None for any other module."""
+    if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
+        return "module"
+    # torch.compile's wrapper is recognised by its one attribute, to not import the compiler for it.
+    return "_orig_mod" if type(module).__name__ == "OptimizedModule" else None
+
+
+def plain_key(module: nn.Module, key: str) -> str:
+    """Return a ``state_dict`` key of `module` without the parts that wrappers add, nested ones included."""
+    kept = []
+    current: Any = module
+    for part in key.split("."):
+        if not (isinstance(current, nn.Module) and part == _wrapped_part(current)):
+            kept.append(part)
+        current = getattr(current, part, None) if isinstance(current, nn.Module) else None
+    return ".".join(kept)
+
+
+def plain_state(module: nn.Module) -> dict[str, Any]:
+    """Return the ``state_dict`` of `module` with plain keys."""
+    return {plain_key(module, key): value for key, value in module.state_dict().items()}
+
+
+def model_state(model: Any) -> dict[str, Any]:
+    """Return the plain state of one module, or of each module of a dict under its name."""
+    if isinstance(model, Mapping):
+        return {str(name): plain_state(module) for name, module in model.items()}
+    return plain_state(model)
+
+
+def load_model_state(model: Any, state: Mapping[str, Any], where: str) -> None:
+    """Load what `model_state` gave into one module or a dict of them, whatever wraps them.
+
+    Nothing is changed unless everything fits.
+
+    Parameters
+    ----------
+    model : nn.Module or dict of nn.Module
+    state : dict
+        Keys may have the wrappers' prefixes or not.
+    where : str
+        What is being loaded, for the error message.
+
+    Raises
+    ------
+    CheckpointError
+        With the first five missing, unexpected and mismatched keys, and how many of each there are.
+    """
+    nested = bool(state) and all(isinstance(value, Mapping) for value in state.values())
+    if isinstance(model, Mapping) != nested:
+        have = f"the models {sorted(map(str, model))}" if isinstance(model, Mapping) else f"one {type(model).__name__}"
+        got = f"the models {sorted(state)}" if nested else "the weights of one model"
+        raise CheckpointError(f"{where} holds {got}, but this trainer has {have}.")
+    if not nested:
+        model, state = {"": model}, {"": state}
+    elif set(map(str, model)) != set(state):
+        raise CheckpointError(
+            f"{where} holds the models {sorted(state)}, but this trainer has {sorted(map(str, model))}."
+        )
+    fitted = {name: _fit(module, state[str(name)], where, str(name)) for name, module in model.items()}
+    for name, module in model.items():
+        module.load_state_dict(fitted[name])
+
+
+def _fit(module: nn.Module, state: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+    """Return `state` under the keys of `module`, or say in what the two differ."""
+    own = module.state_dict()
+    plain = {plain_key(module, key): key for key in own}
+    given = dict(state)
+    if set(given) != set(plain):
+        # A file that another program saved from inside a wrapper: compare without any wrapper's part.
+        bare = {_bare(key): key for key in plain}
+        renamed = {bare.get(_bare(key), key): value for key, value in given.items()}
+        if len(renamed) == len(given):
+            given = renamed
+    missing = [key for key in plain if key not in given]
+    unexpected = [key for key in given if key not in plain]
+    mismatched = [
+        f"{key}: {tuple(given[key].shape)} in the file, {tuple(own[plain[key]].shape)} in the model"
+        for key in plain
+        if key in given and _shapes_differ(given[key], own[plain[key]])
+    ]
+    if missing or unexpected or mismatched:
+        lines = [f"{where} does not fit {type(unwrap(module)).__name__}{f' {name!r}' if name else ''}:"]
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched)):
+            if keys:
+                shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+                lines.append(f"  {len(keys)} {kind}: {shown}")
+        raise CheckpointError("\n".join([*lines, "The model in memory is unchanged."]))
+    return {plain[key]: dtensor.like(value, own[plain[key]]) for key, value in given.items()}
+
+
+def _bare(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPER_PARTS)
+
+
+def _shapes_differ(new: Any, old: Any) -> bool:
+    if is_lazy(old):
+        return False
+    if isinstance(old, torch.Tensor) != isinstance(new, torch.Tensor):
+        return True
+    return isinstance(old, torch.Tensor) and old.shape != new.shape
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside any wrappers."""
+    while (part := _wrapped_part(module)) is not None:
+        module = getattr(module, part)
+    return module

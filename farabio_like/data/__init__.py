@@ -1,0 +1,21 @@
+"""Batches and loaders: reading, moving, counting, going on in the middle. Nothing here knows a trainer.
+
+Loaders that several ranks share are in `distributed.loaders`.
+"""
+
+from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move
+from .loaders import Items, describe_loader, fetcher, length_of, read_batches
+
+__all__ = [
+    "Items",
+    "batch_of",
+    "batch_size",
+    "describe_batch",
+    "describe_loader",
+    "fetcher",
+    "inputs_and_targets",
+    "is_batch",
+    "length_of",
+    "move",
+    "read_batches",
+]

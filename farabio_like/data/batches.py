@@ -1,0 +1,132 @@
+"""A batch: moved to a device, its number of samples, its inputs and targets, and how a message names it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+
+def move(batch: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
+    """Return `batch` with every tensor on `device`.
+
+    Tuples, named tuples, lists, mappings and dataclasses keep their types; an object with a ``to`` method
+    is asked to move itself; anything else is passed on unchanged. Copies to a GPU do not block. Tensors with four
+    dimensions get the memory format, if one is given.
+    """
+    if isinstance(batch, Tensor):
+        if memory_format is not None and batch.dim() == 4:
+            return batch.to(device, non_blocking=True, memory_format=memory_format)
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    kind = type(batch)
+    if kind is list or kind is tuple:
+        parts = [
+            p if type(p) is Tensor and p.device == device and memory_format is None else move(p, device, memory_format)
+            for p in batch
+        ]
+        return parts if kind is list else tuple(parts)
+    if batch is None or kind in (str, bytes, int, float, bool):
+        return batch
+    if isinstance(batch, PackedSequence):
+        return batch.to(device)  # type: ignore[arg-type]
+    if isinstance(batch, tuple):
+        parts = [move(part, device, memory_format) for part in batch]
+        return kind(*parts) if hasattr(batch, "_fields") else kind(parts)
+    moved: Any
+    if isinstance(batch, list):
+        moved = copy.copy(batch)
+        moved[:] = [move(part, device, memory_format) for part in batch]
+        return moved
+    if isinstance(batch, dict):
+        moved = copy.copy(batch)
+        for key, part in batch.items():
+            moved[key] = move(part, device, memory_format)
+        return moved
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        moved = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            # Not setattr: the class may be frozen.
+            object.__setattr__(moved, field.name, move(getattr(batch, field.name), device, memory_format))
+        return moved
+    if callable(getattr(batch, "to", None)):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: move(part, device, memory_format) for key, part in batch.items()}
+    return batch
+
+
+def batch_size(batch: Any) -> int:
+    """Return the number of samples: the first dimension of the first tensor (or array), 1 without one."""
+    if type(batch) in (list, tuple) and batch and type(batch[0]) is Tensor:
+        shape = batch[0].shape
+        if shape:
+            return shape[0]
+    found = _first_dimension(batch)
+    return 1 if found is None else found
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        shape = batch.shape
+        return shape[0] if shape else None
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    if isinstance(batch, (list, tuple)):
+        parts: Iterable[Any] = batch
+    elif isinstance(batch, Mapping):
+        parts = batch.values()
+    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    else:
+        array_shape = getattr(batch, "shape", None)
+        return int(array_shape[0]) if array_shape else None
+    for part in parts:
+        found = _first_dimension(part)
+        if found is not None:
+            return found
+    return None
+
+
+def batch_of(item: Any) -> Any:
+    """Return the batch of an ``(index, batch)`` pair, and any other item as it is."""
+    return item[1] if type(item) is tuple and len(item) == 2 and type(item[0]) is int else item
+
+
+def inputs_and_targets(batch: Any) -> dict[str, Any]:
+    """Return ``inputs`` and ``targets`` of a batch, as far as it has them.
+
+    A pair has both; a mapping or a dataclass has those of its keys with these names; a tensor alone, or a
+    list of one, is inputs without targets.
+    """
+    if isinstance(batch, (list, tuple)) and not isinstance(batch, PackedSequence):
+        if len(batch) == 2:
+            return {"inputs": batch[0], "targets": batch[1]}
+        return {"inputs": batch[0], "targets": None} if len(batch) == 1 else {}
+    if isinstance(batch, (Tensor, PackedSequence)):
+        return {"inputs": batch, "targets": None}
+    if isinstance(batch, Mapping):
+        return {name: batch[name] for name in ("inputs", "targets") if name in batch}
+    return {name: getattr(batch, name) for name in ("inputs", "targets") if hasattr(batch, name)}
+
+
+def describe_batch(batch: Any) -> str:
+    """Return in a few words what a batch is, with its keys or the types of its parts."""
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {list(batch)}"
+    if isinstance(batch, (list, tuple)):
+        return f"a {type(batch).__name__} of {len(batch)}: {', '.join(type(part).__name__ for part in batch)}"
+    return f"a {type(batch).__name__}"
+
+
+def is_batch(value: Any) -> bool:
+    """Return whether `value` is one batch rather than a loader of batches."""
+    if isinstance(value, (Tensor, Mapping, PackedSequence)):
+        return True
+    if isinstance(value, (list, tuple)):
+        return bool(value) and isinstance(value[0], Tensor)
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "__iter__")

@@ -1,0 +1,230 @@
+"""Reading batches from a loader: lazy pairs, lengths, and whole batches by index where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from ..errors import DataError
+from . import resumable
+
+
+class Sentinel(Enum):
+    """Stands for no item; an Enum stays itself when it is copied, or sent to another process."""
+
+    NOTHING = "nothing"
+
+
+NOTHING = Sentinel.NOTHING
+
+
+class Items:
+    """Lazy ``(index, batch)`` pairs over a loader.
+
+    Nothing is drawn and no worker is started before it is iterated; it has a length where the loader has one.
+
+    Parameters
+    ----------
+    loader : iterable of batches
+    name : str
+        ``"train"``, ``"valid"`` or ``"test"``, for messages.
+    seed : tuple, optional
+        Of the pass, see `positions.seeded`; None leaves the samples' random numbers to chance.
+    """
+
+    def __init__(self, loader: Iterable[Any], name: str, seed: tuple[Any, ...] | None = None) -> None:
+        self.loader = loader
+        self.name = name
+        self.seed = seed
+        self.start: resumable.ResumePoint | None = None  # where a resumed pass goes on
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        start = self.start.batches if self.start is not None else 0
+        if length_of(self.loader) and (type(self.loader) in (list, tuple) or fetcher(self.loader) is not None):
+            return enumerate(self._batches(), start)  # nothing to watch over: these cannot end early
+        return self._checked(start)
+
+    def _batches(self) -> Iterator[Any]:
+        loader, start = self.loader, self.start
+        if self.seed is not None and tensors_of(getattr(loader, "dataset", None)) is None:  # tensors draw nothing
+            loader = resumable.seeded(loader, self.seed)
+        if start is None:
+            return read_batches(loader)
+        start.taken = True
+        fetch = fetcher(loader)
+        return resumable.rest(loader, start) if fetch is None else fetch(start)
+
+    def _checked(self, index: int) -> Iterator[tuple[int, Any]]:
+        loader = self.loader
+        start = index
+        iterator = self._batches()
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration as end:
+                expected = promised_length(loader)
+                if expected is not None and index < expected and not _ended_by_sampler(loader, end):
+                    raise DataError(
+                        f"the {self.name} loader ended after {index} of {expected} batches: its dataset raised "
+                        "StopIteration (or IndexError) for a sample that its length promises. See the error above."
+                    ) from end
+                if index == start == 0:
+                    raise DataError(
+                        f"the {self.name} loader gave no batch. {describe_loader(loader)} A generator can be read "
+                        "only once: give a DataLoader, a list, or an object whose __iter__ starts anew."
+                    ) from None
+                return
+            yield index, batch
+            index += 1
+
+
+def length_of(loader: Any) -> int | None:
+    """Return the number of batches, None where the loader does not know it."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def promised_length(loader: Any) -> int | None:
+    """Return the number of batches of a loader whose length cannot be an estimate, else None."""
+    if isinstance(loader, DataLoader):
+        return None if isinstance(loader.dataset, IterableDataset) else length_of(loader)
+    # Without __iter__ Python walks by __getitem__ and takes any IndexError for the end.
+    return None if hasattr(type(loader), "__iter__") else length_of(loader)
+
+
+def _ended_by_sampler(loader: Any, end: StopIteration) -> bool:
+    """Return whether a DataLoader ended because its sampler did, which may give fewer indices than its length."""
+    raised = end.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    module = raised.tb_frame.f_globals.get("__name__") if raised is not None else None
+    return isinstance(loader, DataLoader) and module in (__name__, DataLoader.__module__)
+
+
+def describe_loader(loader: Any) -> str:
+    """Return what a message should say of a loader: its type, dataset length, batch size, drop_last."""
+    if not isinstance(loader, DataLoader):
+        return f"It is a {type(loader).__name__}."
+    samples = length_of(loader.dataset)
+    return (
+        f"It is a {type(loader).__name__} over {'?' if samples is None else samples} samples with "
+        f"batch_size={loader.batch_size} and drop_last={loader.drop_last}."
+    )
+
+
+def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
+    """Return a function that iterates over the batches of `loader` faster, None where that is not exact.
+
+    It exists for a plain ``DataLoader`` without workers and with default collation over a ``TensorDataset``
+    (or a ``Subset`` of one, as ``random_split`` makes it), where a batch is the tensors at the batch's indices,
+    and over a dataset with ``__getitems__``. Order, contents, types and the use of random numbers are those of
+    the ``DataLoader``. The function takes a `positions.Start` where the first batches are to be passed over.
+    """
+    if (
+        type(loader) is not DataLoader
+        or loader.num_workers
+        or loader.batch_sampler is None
+        or loader.collate_fn is not default_collate
+        or (loader.pin_memory and torch.accelerator.is_available())
+        # Somebody replaced the class's own iteration (a profiler, a tracer): leave it to them.
+        or "__iter__" in vars(loader)
+    ):
+        return None
+    dataset = loader.dataset
+    found = tensors_of(dataset)
+    if found is None and (isinstance(dataset, IterableDataset) or not callable(getattr(dataset, "__getitems__", 0))):
+        return None
+
+    def whole_batches(start: resumable.ResumePoint | None = None) -> Iterator[Any]:
+        # Every DataLoader iterator draws its base seed first, whether there are workers or not.
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        if found is None:
+            for chosen in resumable.after(start, loader.batch_sampler or ()):
+                yield default_collate(dataset.__getitems__(chosen))  # type: ignore[attr-defined]
+            return
+        tensors, subset = found
+        for chosen in resumable.after(start, _index_batches(loader)):
+            if isinstance(chosen, slice) and subset is None:
+                yield [tensor[chosen].clone(memory_format=torch.contiguous_format) for tensor in tensors]
+            else:
+                indices: Any = subset[chosen] if subset is not None else chosen
+                yield [tensor.index_select(0, indices) for tensor in tensors]
+
+    return whole_batches
+
+
+def tensors_of(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
+    """Return the tensors of a dataset and the indices of its subset, None where it is another kind."""
+    subset = None
+    while type(dataset) is Subset:
+        try:
+            indices = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+        subset = indices if subset is None else indices[subset]
+        dataset = dataset.dataset
+    if type(dataset) is not TensorDataset or (subset is not None and (subset.dim() != 1 or (subset < 0).any())):
+        return None
+    simple = all(
+        type(t) is Tensor and t.layout == torch.strided and t.device.type == "cpu" and not t.requires_grad
+        for t in dataset.tensors
+    )
+    return (dataset.tensors, subset) if simple and dataset.tensors else None
+
+
+def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | slice]:
+    """Yield the indices of each batch in the loader's order, drawing what its samplers would draw."""
+    batch_sampler: Any = loader.batch_sampler
+    sampler = getattr(batch_sampler, "sampler", None)
+    plain = type(batch_sampler) is BatchSampler
+    if plain and type(sampler) is SequentialSampler and len(sampler) <= len(loader.dataset):  # type: ignore[arg-type]
+        total, size = len(sampler), batch_sampler.batch_size
+        stop = total - total % size if batch_sampler.drop_last else total
+        for start in range(0, stop, size):
+            yield slice(start, min(start + size, total))
+    elif plain and type(sampler) is RandomSampler and _is_permutation(sampler):
+        generator = sampler.generator
+        if generator is None:
+            generator = torch.Generator()
+            generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        total, size = len(sampler), batch_sampler.batch_size
+        parts = torch.randperm(total, generator=generator).split(size)
+        yield from parts[: total // size]
+        # RandomSampler draws once more where it ends, which a generator of the user's remembers.
+        torch.randperm(total, generator=generator)
+        if total % size and not batch_sampler.drop_last:
+            yield parts[-1]
+    else:
+        total = len(loader.dataset)  # type: ignore[arg-type]
+        for indices in batch_sampler:
+            chosen = torch.as_tensor(indices, dtype=torch.int64)
+            yield torch.where(chosen < 0, chosen + total, chosen)  # a sampler may count from the end
+
+
+def _is_permutation(sampler: RandomSampler) -> bool:
+    return not sampler.replacement and sampler.num_samples == len(sampler.data_source) > 0  # type: ignore[arg-type]
+
+
+def read_batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator over the batches of a loader, by whole batches where that is exact."""
+    fetch = fetcher(loader)
+    return iter(loader) if fetch is None else fetch()

@@ -1,0 +1,256 @@
+"""Loaders that are read by several processes: every batch of the user's loader is shared out among the ranks.
+
+``batch_size`` is that of all ranks together. So the number of processes changes neither the order of the samples,
+nor the number of steps, nor what a step learns from; a script gives the same result with one process and with many.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from .. import data
+from ..data.loaders import NOTHING
+from . import ddp, fsdp, process_group
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+LOADERS = ("train_loader", "valid_loader", "test_loader")
+CHUNK = 512  # batches whose indices rank 0 tells the others at once
+
+
+class RankBatchSampler:
+    """The batch sampler that gives this rank its part of every batch of another one.
+
+    Rank 0 alone draws the order, from its own random numbers, and tells the others: so any sampler will do. A rank
+    without a part gets one sample, which `ranked` counts as none: all ranks see the same number of batches.
+
+    Parameters
+    ----------
+    whole : iterable of lists of indices
+    """
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+        self.plan: deque[tuple[int, int]] = deque()  # of each batch drawn: samples here, and on all ranks
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "whole":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        # Of its own for each pass: another one over the same loader may begin within this one.
+        plan = self.plan = deque()
+        ranks, rank = process_group.world_size(), process_group.rank()
+        for batch in _same_on_all_ranks(self.whole):
+            start, end = part_of(len(batch), rank, ranks)
+            plan.append((end - start, len(batch)))
+            yield batch[start:end] or batch[:1]
+
+
+def part_of(samples: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return where a rank's part of a batch starts and ends; the first ranks get what is left over."""
+    each, more = divmod(samples, ranks)
+    start = rank * each + min(rank, more)
+    return start, start + each + (rank < more)
+
+
+def _same_on_all_ranks(whole: Any) -> Iterator[list[Any]]:
+    if type(whole) is BatchSampler and type(whole.sampler) is SequentialSampler:
+        yield from map(list, whole)
+        return
+    iterator = iter(whole) if process_group.is_main() else iter(())
+    while True:
+        chunk = process_group.from_main(lambda: [list(batch) for batch in islice(iterator, CHUNK)])
+        yield from chunk
+        if len(chunk) < CHUNK:
+            return
+
+
+class RoundRobin:
+    """The batches of a loader that cannot be shared by index: the ranks take them in turn.
+
+    Every rank reads all of them, with the same random numbers, and drops those of the others.
+
+    Parameters
+    ----------
+    loader : iterable of batches
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // process_group.world_size())  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        seed = process_group.broadcast_object(int(torch.empty((), dtype=torch.int64).random_()))
+        numbers = _RandomNumbers(seed)
+        iterator = None
+        for index in count():
+            with numbers:
+                iterator = iter(data.read_batches(self.loader)) if iterator is None else iterator
+                batch = next(iterator, NOTHING)
+            if batch is NOTHING:
+                return
+            if index % process_group.world_size() == process_group.rank():
+                yield batch
+
+
+class _RandomNumbers:
+    """Random numbers of their own for what runs inside ``with``: Python's, NumPy's and torch's on the CPU."""
+
+    def __init__(self, seed: int) -> None:
+        self.states: Any = (
+            random.Random(seed).getstate(),
+            np.random.RandomState(seed % 2**32).get_state(),
+            torch.Generator().manual_seed(seed).get_state(),
+        )
+        self.outer: Any = None
+
+    def __enter__(self) -> None:
+        self.outer = self._swap(self.states)
+
+    def __exit__(self, *_: Any) -> None:
+        self.states = self._swap(self.outer)
+
+    @staticmethod
+    def _swap(states: Any) -> Any:
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        return before
+
+
+def shard_loader(loader: Any) -> Any:
+    """Return a loader of this rank's part of the batches; one that is sharded already is returned as it is.
+
+    A ``DataLoader`` with a ``DistributedSampler`` is sharded by its owner.
+    """
+    if loader is None or not process_group.several() or isinstance(loader, RoundRobin):
+        return loader
+    if not isinstance(loader, DataLoader):
+        return RoundRobin(loader)
+    if isinstance(loader.sampler, DistributedSampler) or isinstance(loader.batch_sampler, RankBatchSampler):
+        return loader
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return RoundRobin(loader)
+    shared = copy.copy(loader)
+    # A DataLoader forbids to set them: its workers may be running. Those of the copy are not.
+    vars(shared).update(batch_sampler=RankBatchSampler(loader.batch_sampler), _iterator=None)
+    return shared
+
+
+def unsharded(loader: Any) -> Any:
+    """Return the loader that `shard` was given."""
+    if isinstance(loader, RoundRobin):
+        return loader.loader
+    if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, RankBatchSampler):
+        original = copy.copy(loader)
+        vars(original).update(batch_sampler=loader.batch_sampler.whole, _iterator=None)
+        return original
+    return loader
+
+
+def shard_loaders(trainer: ConvnetTrainer) -> None:
+    """Put sharded loaders in the place of the trainer's own; the same loader under two names stays one."""
+    if not process_group.several():
+        return
+    found: dict[int, Any] = {}
+    for name in LOADERS:
+        loader = getattr(trainer, name)
+        if loader is not None:
+            setattr(trainer, name, found.setdefault(id(loader), shard_loader(loader)))
+
+
+def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
+    """Return the sharded loader for a pass; hooks may have set another one since the trainer was built."""
+    shard_loaders(trainer)
+    if name != "train":
+        ddp.sync_buffers(trainer)
+    sampler = getattr(loader, "sampler", None)
+    if name == "train" and isinstance(sampler, DistributedSampler):
+        sampler.set_epoch(trainer._epoch)
+    return getattr(trainer, f"{name}_loader")
+
+
+def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
+
+    Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
+    that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
+    Where the model is in shards an evaluation has stand-ins too, for a forward pass needs all ranks.
+    """
+    training = name == "train"
+    together = training or fsdp.are_in(trainer)
+    sampler = getattr(getattr(trainer, f"{name}_loader"), "batch_sampler", None)
+    before = getattr(sampler, "plan", None)
+    iterator = iter(items)
+    item = next(iterator, NOTHING)
+    plan: Any = getattr(sampler, "plan", None)
+    if training:
+        for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
+            plan.popleft()  # batches of a resumed pass that were trained before
+    if item is not NOTHING and plan is not before and plan:
+        yield from _planned(trainer, training, together, item, iterator, plan)
+    elif together:
+        yield from _agreed(trainer, training, item, iterator)
+    elif item is not NOTHING:
+        yield item
+        yield from iterator
+
+
+def _planned(
+    trainer: ConvnetTrainer, training: bool, together: bool, item: Any, items: Iterator[Any], plan: Any
+) -> Iterator[Any]:
+    """Yield items whose shares are known from the sampler, so nothing has to be sent."""
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
+    while item is not NOTHING:
+        samples, on_all = plan.popleft() if plan else (1, ranks.count)
+        if training:
+            ranks.share(samples, on_all)
+        if together or samples:
+            state.skip = not samples
+            yield item
+        item = next(items, NOTHING)
+
+
+def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[Any]) -> Iterator[Any]:
+    """Yield items of which each rank knows its own alone: before each step all tell how many samples they have."""
+    state, ranks = trainer._run_state, trainer._run_state.ranks
+    assert ranks is not None
+    last = NOTHING
+    while True:
+        samples = trainer.batch_size_of(data.batch_of(item)) if item is not NOTHING else 0
+        on_all, there, bare = process_group.reduce_sums([samples, item is not NOTHING, item is last is NOTHING])
+        if not there:
+            return
+        if bare:  # some rank has had no item yet, and takes its stand-in from the first one that has
+            last = next(one for one in process_group.gather_objects(item) if one is not NOTHING)
+        if training:
+            ranks.share(samples, int(on_all))
+        state.skip = item is NOTHING
+        last = last if item is NOTHING else item
+        yield last
+        item = next(items, NOTHING)

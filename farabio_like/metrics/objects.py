@@ -1,0 +1,96 @@
+"""Metric objects, torchmetrics' or of their shape, during one pass over a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import HookError
+from .running import _OWN_RECORDS
+
+
+class MetricObjects:
+    """The objects in ``self.metrics`` (torchmetrics or of its shape) during one pass over a loader.
+
+    Parameters
+    ----------
+    metrics : None, one metric, or dict of metrics
+        Anything with ``update(prediction, target)``, ``compute()`` and ``reset()``. Numbers, strings and lists
+        are a subclass's own records under the same name and are left alone.
+    device : torch.device
+    """
+
+    def __init__(self, metrics: Any, device: torch.device) -> None:
+        given = metrics if isinstance(metrics, Mapping) else {"metric": metrics}
+        self.metrics = {name: m for name, m in given.items() if not isinstance(m, _OWN_RECORDS)}
+        self.updated = False
+        for name, metric in self.metrics.items():
+            missing = [method for method in ("update", "compute", "reset") if not callable(getattr(metric, method, 0))]
+            if missing:
+                raise HookError(
+                    f"self.metrics[{name!r}] is a {type(metric).__name__} without {', '.join(missing)}; give a "
+                    "torchmetrics object (pip install torchmetrics), or put a number into self.batch_metrics."
+                )
+            metric.reset()
+            if hasattr(metric, "to"):
+                metric.to(device)
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Add one batch to every metric."""
+        self.updated = True
+        prediction = prediction.detach() if isinstance(prediction, Tensor) else prediction
+        for metric in self.metrics.values():
+            metric.update(prediction, target)
+
+    def used(self) -> dict[str, Any]:
+        """Return the metrics to which anything was added."""
+        # A step without outputs may have updated a metric by itself.
+        return {name: m for name, m in self.metrics.items() if self.updated or getattr(m, "update_called", False)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was added so far: the states of torchmetrics objects, the ``state_dict`` of others."""
+        found = {}
+        for name, metric in self.metrics.items():
+            parts = _torchmetrics(metric)
+            if parts:
+                found[name] = {
+                    key: {"count": part._update_count, "values": {n: getattr(part, n) for n in part._defaults}}
+                    for key, part in parts.items()
+                }
+            elif hasattr(metric, "state_dict"):
+                found[name] = metric.state_dict()
+        return {"updated": self.updated, "metrics": found}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.updated = state.get("updated", False)
+        for name, values in state.get("metrics", {}).items():
+            metric = self.metrics.get(name)
+            for key, part in _torchmetrics(metric).items():
+                part._update_count, part._computed = values[key]["count"], None
+                for attribute, value in values[key]["values"].items():
+                    setattr(part, attribute, _to(value, part.device))
+            if metric is not None and not _torchmetrics(metric):
+                metric.load_state_dict(values)
+
+    def compute(self) -> dict[str, Any]:
+        """Return every metric over what was added: a float, or a list of floats for one value per class."""
+        values: dict[str, Any] = {}
+        for name, metric in self.used().items():
+            value = metric.compute()
+            for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
+                values[str(key)] = part
+        return values
+
+
+def _torchmetrics(metric: Any) -> dict[str, Any]:
+    """Return the torchmetrics objects in a metric: itself, or the parts of a collection."""
+    modules = metric.named_modules() if isinstance(metric, torch.nn.Module) else ()
+    return {name: part for name, part in modules if hasattr(part, "_defaults") and hasattr(part, "_update_count")}
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)

@@ -1,0 +1,4 @@
+"""When the weights move and by which gradients: accumulation, clipping, scalers, steps that are not finite.
+
+The optimizers are torch's own.
+"""

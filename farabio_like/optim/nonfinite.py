@@ -1,0 +1,121 @@
+"""Losses and weights that are NaN or infinite: found without a read-back per step, never saved."""
+
+from __future__ import annotations
+
+import cmath
+import math
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from .. import components, distributed
+from ..components import dtensor
+from ..distributed import fsdp
+from ..errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def bad_parameters(trainer: ConvnetTrainer) -> list[str]:
+    """Return the names of the parameters that are not finite; of those in shards this rank sees its own."""
+    return _bad({name: dtensor.local(parameter) for name, parameter in components.named_parameters(trainer)})
+
+
+def _bad(parameters: Mapping[str, Tensor]) -> list[str]:
+    # A sum is many times cheaper than isfinite(), and finite only if all is. It may overflow where all is finite.
+    sums = {name: parameter.detach().sum().item() for name, parameter in parameters.items()}
+    return [n for n, p in parameters.items() if not cmath.isfinite(sums[n]) and not p.detach().isfinite().all()]
+
+
+def weights_are_finite(trainer: ConvnetTrainer, parameters: Mapping[str, Tensor] | None = None) -> bool:
+    """Return whether every weight is; the last good files stay where one is not.
+
+    Where the weights are in shards, all ranks have to call it.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    parameters : dict, optional
+        Copies of its parameters to look at.
+
+    Raises
+    ------
+    NonFiniteError
+        Unless ``_on_nonfinite`` is ``"warn"``.
+    """
+    bad = _bad(parameters) if parameters is not None else bad_parameters(trainer)
+    if fsdp.are_in(trainer):
+        bad = list(dict.fromkeys(name for found in distributed.gather_objects(bad) for name in found))
+    if bad:
+        _report(trainer, f"{len(bad)} parameters are not finite in epoch {trainer._epoch}, the first is {bad[0]}")
+    return not bad
+
+
+def check_loss(trainer: ConvnetTrainer) -> None:
+    """Report a mean training loss that is NaN or infinite.
+
+    Raises
+    ------
+    NonFiniteError
+        Unless ``_on_nonfinite`` is ``"warn"``.
+    """
+    state = trainer._run_state
+    loss = trainer.epoch_metrics.get("train", {}).get("loss", 0.0)
+    if loss - loss != 0:
+        _report_loss(trainer, loss, f"of epoch {trainer._epoch} (up to step {state.step})")
+    if state.skipped:
+        state.console.line(f"{state.skipped} steps with a loss or gradients that were not finite moved no weights")
+        state.skipped = 0
+
+
+def check_losses(trainer: ConvnetTrainer, losses: Tensor, total: Tensor, before: int) -> None:
+    """Report the first loss that is not finite among some that are folded, where looking costs nothing: on the CPU.
+
+    Elsewhere `check_loss` finds it at the end of the epoch: until then nothing is read back.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    losses : Tensor
+        One per step.
+    total : Tensor
+        Their weighted sum, finite only if all of them are.
+    before : int
+        How many were folded before in this epoch.
+
+    Raises
+    ------
+    NonFiniteError
+    """
+    if total.device.type == "cpu" and not math.isfinite(total.numpy()):
+        values = losses.detach().double().flatten().numpy()
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            step = trainer._run_state.epoch_step + before + int(bad[0]) + 1
+            _report_loss(trainer, float(values[bad[0]]), f"in epoch {trainer._epoch}, at step {step},")
+
+
+def _report_loss(trainer: ConvnetTrainer, loss: float, where: str) -> None:
+    named = list(components.named_parameters(trainer))
+    bad = bad_parameters(trainer)
+    first = f", the first is {bad[0]}" if bad else ""
+    _report(
+        trainer,
+        f"the training loss {where} is {loss}, with lr "
+        f"{components.learning_rates(trainer.optimizer)}; {len(bad)} of {len(named)} parameters are not finite"
+        f"{first}",
+    )
+
+
+def _report(trainer: ConvnetTrainer, problem: str) -> None:
+    message = (
+        f"{type(trainer).__name__}: {problem}. Lower the learning rate, clip the gradients, check the inputs for NaN, "
+        "or set self._on_nonfinite = 'skip' to leave such steps out. Nothing of this epoch is saved."
+    )
+    if trainer._on_nonfinite == "raise":
+        raise NonFiniteError(message)
+    warnings.warn(message, stacklevel=6)

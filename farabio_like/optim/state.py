@@ -1,0 +1,125 @@
+"""What a resumed run needs of its steps: open windows with their gradients, and the scales of fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .. import components
+from ..components import dtensor
+from ..distributed import fsdp
+from ..errors import CheckpointError
+from .steps import Window, bind, optimizers_of
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what a resumed run needs of the step, between two batches: plain data and tensors.
+
+    Returns
+    -------
+    dict
+        ``missed`` (batches that moved no weight), ``scalers`` by optimizer, ``windows`` by optimizer (open
+        ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``;
+        ``waiting``, gradients by parameter, where a step of the subclass's own has gathered some.
+    """
+    state = trainer._run_state
+    stepping = state.stepping
+    found: dict[str, Any] = {"missed": state.missed, "moved": state.moved}
+    open_window = stepping is not None and any(window.batches for window in stepping.windows.values())
+    if state.gathering and not open_window and not fsdp.are_in(trainer):
+        waiting = {
+            name: p.grad.detach().clone()
+            for name, p in components.attribute_parameters(trainer).items()
+            if p.grad is not None
+        }
+        found["waiting"] = waiting
+    if stepping is None:
+        return found
+    every = optimizers_of(trainer)
+    windows: dict[str, Any] = {}
+    for name, window in stepping.windows.items():
+        if window.batches and name in every:
+            gradients = {
+                position: parameter.grad.detach().clone()
+                for position, parameter in enumerate(components.parameters_of(every[name]))
+                if parameter.grad is not None
+            }
+            windows[name] = {
+                "batches": window.batches,
+                "samples": window.samples,
+                "scaler": window.scaler,
+                "gradients": gradients,
+            }
+    scalers = {name: scaler.state_dict() for name, scaler in stepping.scalers.items()}
+    return {
+        **found,
+        "scalers": scalers,
+        "windows": windows,
+        "unit": stepping.unit,
+        "overflows": stepping.overflows,
+    }
+
+
+def merged(states: Sequence[Mapping[str, Any]], empty: bool) -> dict[str, Any]:
+    """Return one `state_dict` for those of several ranks: with the sums of their gradients, or without any."""
+    windows: dict[str, Any] = {}
+    for name, window in states[0].get("windows", {}).items():
+        sums: dict[int, Tensor] = {}
+        for state in () if empty else states:
+            for position, gradient in state["windows"][name]["gradients"].items():
+                sums[position] = sums[position] + gradient if position in sums else gradient
+        windows[name] = {**window, "gradients": sums}
+    return {**states[0], "windows": windows}  # what is waiting is the mean over the ranks already
+
+
+def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
+    """Take back what `state_dict` gave, after the optimizers have theirs.
+
+    A trainer with other settings takes what it has a use for: scales in fp16, open windows where it accumulates.
+
+    Raises
+    ------
+    CheckpointError
+        If an open window's gradients do not fit the optimizer; nothing is changed then.
+    """
+    state = trainer._run_state
+    every = optimizers_of(trainer)
+    stepping = bind(trainer)
+    windows = found.get("windows", {}) if stepping is not None and stepping.plan.steps > 1 else {}
+    for name, window in windows.items():
+        parameters = components.parameters_of(every[name]) if name in every else []
+        for position, gradient in window["gradients"].items():
+            if position >= len(parameters) or parameters[position].shape != gradient.shape:
+                raise CheckpointError(
+                    f"the checkpoint was written amid {window['batches']} accumulated batches, and gradient "
+                    f"{position} of optimizer {name!r}, of shape {tuple(gradient.shape)}, fits no parameter now."
+                )
+    state.missed, state.moved = found.get("missed", 0), found.get("moved", True)
+    if stepping is None:
+        return
+    stepping.windows, stepping.tried = {}, set()
+    stepping.unit, stepping.overflows = found.get("unit", 1), found.get("overflows", 0)
+    if stepping.plan.precision == "fp16":
+        for name, scaler in found.get("scalers", {}).items():
+            stepping._scaler_called(name, trainer.device).load_state_dict(scaler)
+    for name, window in windows.items():
+        every[name].zero_grad()
+        parameters = components.parameters_of(every[name])
+        for position, gradient in window["gradients"].items():
+            parameter = parameters[position]
+            parameter.grad = dtensor.like(gradient.to(parameter.device, copy=True), parameter)
+        stepping.windows[name] = Window(window["batches"], window["samples"], window["scaler"])
+
+
+def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
+    """Give the parameters the gradients that a step of the subclass's own had gathered, see `state_dict`."""
+    waiting = found.get("waiting", {})
+    for name, parameter in components.attribute_parameters(trainer).items() if waiting else ():
+        gradient = waiting.get(name)
+        if gradient is not None and gradient.shape == parameter.shape:
+            parameter.grad = gradient.to(parameter.device, copy=True)

@@ -1,0 +1,40 @@
+"""An empty figure, its file, and names that fit into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+import os
+from pathlib import Path
+
+DPI = 110
+
+
+LONGEST_NAME = 28  # characters of a class or a metric
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches, whose parts make room for each other."""
+    from .picture import Picture  # with matplotlib, which is imported when something is drawn
+
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Save a figure as a picture, complete whenever it is there; its folder is made when it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(unfinished, dpi=DPI, format=path.suffix[1:] or "png")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def shorten(text: str, most: int = LONGEST_NAME) -> str:
+    """Return `text` with its middle left out where it is longer than `most` characters."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -1,0 +1,175 @@
+"""What a checkpoint of a run holds: everything that the next step depends on."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import checkpoint, components, distributed, rng
+from ..checkpoint import objects as user_objects
+from ..checkpoint import plain
+from ..checkpoint.plain import plain_data, storable
+from ..config.config import to_dict
+from ..data import resumable
+from ..metrics.values import plain_metrics
+from ..optim import state as step_state
+from ..version import __version__
+from .attributes import (
+    averaging,
+    changed_attributes,
+    class_name,
+    components_of,
+    loaders,
+    own_objects,
+    unchanged_networks,
+)
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+# ---------------------------------------------------------------- what a checkpoint holds
+
+
+def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return everything that the next step depends on, as tensors and plain data.
+
+    The tensors are those that the run goes on changing: write them, or copy them, before the next step.
+
+    Raises
+    ------
+    ConfigError
+        For a part whose state holds something else, with its name.
+    """
+    state = trainer._run_state
+    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == trainer._epoch else {}
+    averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    return {
+        "format": checkpoint.FORMAT,
+        "class": type(trainer).__qualname__,
+        "epoch": trainer._epoch,
+        "step": state.epoch_step + state.batches if state.phase is not None else state.step,
+        "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
+        "model": components.model_state(components.model_of(trainer)),
+        "averages": {name: average for name, average in averages.items() if average},
+        "run": {
+            "num_epochs": trainer._num_epochs,
+            "finished": state.phase is None and (trainer._epoch >= trainer._num_epochs or state.stop or state.leave),
+            "done": state.done,
+            "stage": state.stage.name if state.stage is not None else None,
+            "best": list(state.best) if state.best is not None else None,
+            "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
+            "components": {name: _component(part, name) for name, part in components_of(trainer).items()},
+            "unchanged": unchanged_networks(trainer),
+            "callbacks": callback_states(trainer),
+            "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
+            "attributes": changed_attributes(trainer),
+            "objects": own_objects(trainer),
+            "rng": _rng(trainer),
+            "epoch": _epoch_under_way(trainer),
+            "made_with": made_with(trainer),
+            "config": storable(to_dict(trainer.config)),
+        },
+    }
+
+
+def _component(part: Any, name: str) -> dict[str, Any]:
+    found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
+    if isinstance(part, torch.optim.Optimizer):
+        parameters = components.parameters_of(part)
+        found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
+    return found
+
+
+def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
+    """Return the position in the epoch, None at its end."""
+    state = trainer._run_state
+    if state.phase is None:
+        return None
+    loader = trainer.train_loader
+    return {
+        "phase": state.phase,
+        "batches": state.batches,
+        "asked": {"stop": state.stop, "leave": state.leave, "stop_loader": state.stop_loader},
+        "rng": _packed(state.epoch_rng),
+        "seconds": perf_counter() - state.epoch_started,
+        "schedulers": list(state.scheduler_marks),
+        "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
+        "means": state.means.state_dict() if state.means is not None else {},
+        "objects": _measured(trainer),
+        "loader": plain_data(loader.state_dict(), "train_loader") if resumable.is_stateful(loader) else None,
+    }
+
+
+def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
+    state = trainer._run_state
+    return {
+        "rng": _rng(trainer),
+        "means": state.means.state_dict() if state.means is not None else {},
+        "objects": _measured(trainer),
+        "callbacks": callback_states(trainer),
+        "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
+    }
+
+
+def _measured(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what the metric objects have measured; of those without a ``state_dict`` the fields, as of a record."""
+    objects = trainer._run_state.objects
+    if objects is None:
+        return {}
+    found = objects.state_dict()
+    others = {name: metric for name, metric in objects.metrics.items() if name not in found["metrics"]}
+    records = {name: user_objects.capture(metric) for name, metric in others.items()}
+    return {**found, "records": {name: record for name, record in records.items() if record is not None}}
+
+
+def callback_states(trainer: ConvnetTrainer) -> list[list[Any]]:
+    """Return class and state of every callback, in their order: of the beginning of an evaluation, see `_rng`."""
+    state = trainer._run_state
+    if state.phase == "evaluate" and state.evaluation_records is not None:
+        return state.evaluation_records[0]
+    return [
+        [type(callback).__name__, plain_data(callback.state_dict(), type(callback).__name__)]
+        for callback in components.each(trainer.callbacks, list, tuple)
+    ]
+
+
+def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the random numbers of now, or of the beginning of an evaluation under way, which begins anew."""
+    state = trainer._run_state
+    return _packed(state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)))
+
+
+def _packed(state: dict[str, Any]) -> dict[str, Any]:
+    # One that came from a checkpoint is packed already.
+    return state if isinstance(state["python"], list) else rng.packed(state)
+
+
+def _state_dict(part: Any) -> Any:
+    return components.plain_state(part) if isinstance(part, nn.Module) else part.state_dict()
+
+
+def made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what a resumed run should have in common with this one."""
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "farabio_like": __version__,
+        "number of processes": distributed.world_size(),
+        "batch size": getattr(trainer.train_loader, "batch_size", None),
+        "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
+    }
+    for where, optimizer in components.named(trainer.optimizer, "optimizer"):
+        defaults = getattr(optimizer, "defaults", {})
+        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if plain.is_plain(value)}
+    return storable(found)
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None

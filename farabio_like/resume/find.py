@@ -1,0 +1,116 @@
+"""Which checkpoint a run goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import checkpoint, distributed
+from ..checkpoint import sharded
+from ..errors import CheckpointError, ConfigError
+from ..rundir.index import checkpoints, is_finished, sweep_unfinished
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def of_this_job(trainer: ConvnetTrainer) -> Path | None:
+    """Return the folder of the run that ``torchrun`` has restarted, None for a first start, or without a checkpoint."""
+    if not distributed.restarts() or trainer._logdir is None:
+        return None
+    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
+    folders = [path for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        try:
+            job = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("torchrun_job")
+        except (OSError, ValueError):
+            continue
+        if job == distributed.job():
+            return folder if checkpoints(folder) else None
+    return None
+
+
+def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | None:
+    """Return the state to go on from and its file, None where there is none yet.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    resume : True or path
+        True: of the newest run of this class that did not finish, else of the newest one. A path: a checkpoint,
+        or the folder of a run. Of a run its newest checkpoint that is intact.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a path that is not there.
+    CheckpointError
+        If there are checkpoints and none can be used.
+    """
+    if resume is not True:
+        if not isinstance(resume, (str, os.PathLike)):
+            raise ConfigError(f"train(resume={resume!r}): expected True, False, or the path of a checkpoint or a run.")
+        path = Path(resume).expanduser()
+        if path.is_dir():
+            return _newest(trainer, path)
+        return _read(path), path
+    if trainer._logdir is None:
+        raise ConfigError("train(resume=True) looks in the log folder, and _logdir is None. Give a path.")
+    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
+    finished: Path | None = None
+    runs = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
+    for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
+        if not checkpoints(folder):
+            sweep_unfinished(folder)
+            continue
+        if is_finished(folder):
+            finished = finished or folder
+            continue
+        found = _newest(trainer, folder)
+        if not found[0]["run"]["finished"]:
+            return found
+        finished = finished or folder
+    if finished is not None:
+        return _newest(trainer, finished)
+    trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
+    return None
+
+
+def find_best(best: list[Any], paths: list[Path]) -> Path | None:
+    """Return the file that holds the best epoch, as a state notes it, at its end; none whose weights are in shards."""
+    for path in paths:
+        try:
+            found = _read(path)
+        except (CheckpointError, OSError):
+            continue
+        run = found["run"]
+        if run["best"] == best and found["epoch"] == best[3] and run["epoch"] is None and "shards" not in found:
+            return path
+    return None
+
+
+def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:
+    there = checkpoints(folder)
+    problems = []
+    for path in there:
+        try:
+            found = _read(path)
+        except (CheckpointError, OSError) as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            trainer._run_state.console.once(f"passed over: {problem}")
+        return found, path
+    if not there:
+        raise FileNotFoundError(f"{folder} holds no checkpoint to resume from.")
+    raise CheckpointError(f"none of the {len(there)} checkpoints in {folder} can be used:\n" + "\n".join(problems))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = checkpoint.read(path)
+    if "run" not in found:
+        raise CheckpointError(f"{path} holds weights alone, from which no run can go on; load them: load_model(path).")
+    sharded.check_folder(found, path)
+    return found

@@ -1,0 +1,91 @@
+"""The folder of a run that goes on: its own, or a new one that is given what was done before."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import checkpoint, distributed, rundir
+from ..checkpoint import sharded
+from ..distributed import fsdp
+from ..errors import ConfigError
+from ..loggers import csv
+from ..rundir import index
+from ..state.run_state import first_epoch
+from . import find, restore
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
+    """Find the checkpoint to go on from, and the folder: its own, unless that run has come further since."""
+    state = trainer._run_state
+    found = distributed.from_main(lambda: find.find(trainer, resume_from))
+    if found is None:
+        return
+    saved, path = found
+    saved = sharded.read_shards(saved, path, fsdp.mesh_of(trainer))
+    restore.take_over(trainer, saved, path)
+    folder = path.parent.parent
+
+    def newest() -> bool:
+        there = index.checkpoints(folder) if path.parent.name == "checkpoints" else []
+        whole_run = resume_from is True or Path(resume_from).expanduser().is_dir()
+        return bool(there) and (whole_run or there[0].samefile(path))
+
+    if trainer._logdir is not None and distributed.from_main(newest):
+        state.run = rundir.RunDir.at(folder, type(trainer))
+        trainer.run_dir = folder
+        distributed.from_main(partial(_put_in_order, trainer, state.run, saved, path))
+    state.saved_step = state.step
+    if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
+        state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
+    elif saved["run"]["finished"] and resume_from is True and saved["run"]["num_epochs"] >= trainer._num_epochs:
+        state.stop = True
+        state.console.line(
+            f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
+        )
+
+
+def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, Any], path: Path) -> None:
+    """Take out of the folder of a run that goes on what is half written, or later than its checkpoint."""
+    state = trainer._run_state
+    try:
+        run.hold()
+        for swept in (path.parent, run.path):
+            checkpoint.sweep(swept)
+        if path.name == index.BEST:  # killed before it had its second name, or that file is damaged
+            checkpoint.link_durably(path, run.last)
+            index.write_index(run.path, saved, [run.last, path])
+        sharded.sweep(path.parent)
+        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
+        csv.rewind(run.path, max((entry["epoch"] for entry in state.history), default=0), state.step)
+    except OSError as error:
+        run.release()
+        raise ConfigError(
+            f"the run folder {run.path} cannot be written: {error.strerror or error}. Go on from a copy of it, by "
+            "train(resume=path)."
+        ) from error
+
+
+def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
+    """Give a run that goes on in a new folder its epochs, and its best one; without the file, it has no best one."""
+    state = trainer._run_state
+    assert state.resumed is not None
+    path = Path(state.resumed["file"])
+    if state.best is not None:
+        best = list(state.best)
+        found = distributed.from_main(lambda: find.find_best(best, [path, path.with_name(index.BEST)]))
+        if found is None:
+            state.console.line(
+                f"  the file of epoch {best[3]}, the best so far, is not there: the next one is the best"
+            )
+            state.best = None
+        else:
+            distributed.from_main(partial(checkpoint.link_durably, found, run.best))
+    distributed.from_main(partial(run.rewind, state.history, state.step, state.best[3] if state.best else None))
+    if "shards" not in state.resumed:
+        # Killed before its first save, the run goes on with this one, not with the best.
+        distributed.from_main(partial(checkpoint.link_durably, path, run.last))

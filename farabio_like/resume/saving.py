@@ -1,0 +1,149 @@
+"""When a run writes its checkpoints, and into which files."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .. import checkpoint, components, distributed
+from ..checkpoint import sharded
+from ..distributed import ddp, fsdp
+from ..errors import CheckpointError
+from ..optim import nonfinite
+from ..rundir import index
+from ..state import signals
+from . import capture
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def schedule_next(trainer: ConvnetTrainer) -> None:
+    """Note when the next save within an epoch is due."""
+    state = trainer._run_state
+    state.next_save, state.next_save_time = math.inf, math.inf
+    if trainer._save_steps is not None:
+        state.next_save = (state.step // trainer._save_steps + 1) * trainer._save_steps
+    if trainer._save_minutes is not None:
+        state.next_save = state.step + 1  # the clock is looked at after every step
+        state.next_save_time = perf_counter() + 60 * trainer._save_minutes
+
+
+def after_step(trainer: ConvnetTrainer) -> None:
+    """Write what is due, now that a step is complete with its callbacks and metrics; then end if a signal asks it."""
+    state = trainer._run_state
+    asked = [name for name in state.asked if name in signals.NAMES]
+    saves, state.saves = state.saves, []
+    # Of several ranks the first one's clock counts, see meeting.meet.
+    due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
+    if trainer._save_steps is not None and state.step % trainer._save_steps == 0:
+        due = True
+    if due and state.run is not None:
+        saves.insert(0, state.run.last)
+    if saves:
+        write(trainer, saves)
+    if due:
+        schedule_next(trainer)
+    elif state.step >= state.next_save:
+        state.next_save = state.step + 1
+    state.asked = [name for name in asked if name != "SIGUSR1"]
+    signals.obey(state)
+
+
+def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> None:
+    """Write one checkpoint under these names, unless the weights are not finite; all ranks call it, or one alone."""
+    if not components.modules_of(trainer):
+        return
+    state = trainer._run_state
+    if fsdp.are_in(trainer):
+        if together and nonfinite.weights_are_finite(trainer):
+            for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
+                _write_now(trainer, [path for path in paths if path.parent == folder])
+        return
+    saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
+    if together and state.ranks is not None:
+        if not distributed.is_main():
+            nonfinite.weights_are_finite(trainer)  # the first rank looks when it writes, and would end alone
+            return
+
+    def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        saved, parameters = of_now
+        if nonfinite.weights_are_finite(trainer, parameters):
+            _store(trainer, saved, paths)
+
+    # In the background copies of the tensors are written: the run goes on changing the tensors themselves.
+    state.writer.write(job, (saved, parameters), trainer._async_checkpoint)
+
+
+def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, Any]:
+    """Return the state of the run, with what each of several ranks has for itself where all of them call it."""
+    several = together and trainer._run_state.ranks is not None
+    if several:
+        ddp.sync_buffers(trainer)  # or a resumed rank would go on with the statistics of the first one
+    saved = capture.capture_run(trainer)
+    if several:
+        own, _ = sharded.split_off(capture.capture_rank(trainer), "/run")  # the state has the same tensors
+        saved["run"]["ranks"] = distributed.gather_on_main(checkpoint.snapshot(own))
+    return saved
+
+
+def _write_now(trainer: ConvnetTrainer, paths: list[Path]) -> None:
+    """Write one checkpoint under these names of one folder; all ranks call it."""
+    trainer._run_state.writer.finish()  # two at once would write one index
+    saved = _state_of_all(trainer)
+    if fsdp.are_in(trainer):
+        saved = sharded.write_shards(saved, paths[0].parent)
+    _store(trainer, saved, paths)
+
+
+def _store(trainer: ConvnetTrainer, saved: dict[str, Any], paths: list[Path]) -> None:
+    """Write the file, and put the folder in order where it is the run's own; one rank does it."""
+    state = trainer._run_state
+    checkpoint.save(saved, *paths)
+    if distributed.is_main() and state.run is not None and paths[0].parent == state.run.last.parent:
+        index.write_index(state.run.path, saved, paths)
+        sharded.sweep(state.run.last.parent)
+        state.saved_step = saved["step"]
+
+
+def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
+    """Do what `ConvnetTrainer.save_checkpoint` says."""
+    state = trainer._run_state
+    if state.running == "train" and state.phase == "train" and state.loader is not None:
+        state.saves.append(path)
+        state.asked.append("save")
+    else:
+        _write_now(trainer, [path])
+
+
+def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
+    """After an error, save the last complete step; into a file of its own, unless a signal ended the run.
+
+    Of several ranks the first one writes what it has, for the weights are those of all; never over a file that all
+    have written together. What goes wrong here is printed: the error that ends the run comes out.
+    """
+    state = trainer._run_state
+    stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
+    at_once = signals.stops_at_once(state, error)
+    if state.ranks is not None:
+        # Alone, a rank has its own shards only; one that starts again goes on exactly, from the last common save.
+        if not distributed.is_main() or fsdp.are_in(trainer) or distributed.starts_again():
+            return
+        stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
+    if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
+        return
+    try:
+        state.writer.finish()
+        if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
+            return
+        name = index.LAST if stopped else index.CRASH
+        write(trainer, [state.run.last.with_name(name)], together=False)
+        if not stopped:
+            state.console.line(f"what was trained until the error is in {state.run.last.with_name(name)}")
+    except Exception as further:
+        print("another error, while saving after the one that ends the run:", file=sys.stderr)
+        traceback.print_exception(further)

@@ -1,0 +1,8 @@
+"""A run is a folder: its name, its files, the runs beside it, and how they are read again. No trainer is known here.
+
+When something is written is decided elsewhere: checkpoints in `resume.saving`, numbers in `training`.
+"""
+
+from .folder import RunDir
+
+__all__ = ["RunDir"]

@@ -1,0 +1,216 @@
+"""`RunDir`: the folder of a run that is made, locked, described, and given its numbers line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .. import distributed
+from ..checkpoint.files import write_text
+from ..checkpoint.plain import finite
+from ..errors import CheckpointError, ConfigError
+from .environment import _copy_code, environment
+from .runs import new_folder
+
+LOCK = ".lock"  # in the folder of a run while a process trains it
+
+
+class RunDir:
+    """A folder ``<logdir>/<class name>/<number>`` that belongs to one run.
+
+    Parameters
+    ----------
+    logdir : str or Path
+    owner : type
+        The trainer's class.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, logdir: str | Path, owner: type) -> None:
+        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner))))
+        self.owner = owner
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def at(cls, path: Path, owner: type) -> RunDir:
+        """Return the folder of a run that goes on."""
+        found = cls.__new__(cls)
+        found.path, found.owner, found._lock = path, owner, None
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}  # a loader's worker may get the trainer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Give a copy of a trainer no folder: its next run gets one of its own."""
+        return None
+
+    def hold(self) -> None:
+        """Keep other processes from training this run too, until `release` or until this process has ended.
+
+        Raises
+        ------
+        ConfigError
+            If another process trains it.
+        OSError
+            If the folder cannot be written.
+        """
+        if self._lock is not None or os.name == "nt":
+            return
+        import fcntl
+
+        path = self.path / LOCK
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not flock, which a loader's worker would hold on to after this process was killed.
+        lock = open(path, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                lock.close()  # its holder has removed it meanwhile
+                return self.hold()
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read()
+            lock.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f"the run {self.path} is being trained by another process ({holder}). Wait until that has ended, "
+                    "or end it; both would write the same files."
+                ) from None
+            return  # a file system without locks
+        lock.truncate(0)
+        lock.write(f"number {os.getpid()} on {platform.node()}")
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other processes train this run."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):  # of a disk that has gone: what ended the run comes out
+                (self.path / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                lock.close()
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The weights of the last epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """The weights alone, for use elsewhere."""
+        return self.path / "model.pth"
+
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
+        if not distributed.is_main():
+            return
+        body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
+        text = json.dumps(environment(), indent=2)
+        try:
+            (self.path / "config.yaml").write_text(_yaml(body), encoding="utf-8")
+            (self.path / "environment.json").write_text(text + "\n", encoding="utf-8")
+            _copy_code(self.owner, self.path / "code")
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be written: {error.strerror or error}. "
+                "Make room, or choose another place by _logdir."
+            ) from error
+
+    def rewind(self, history: list[dict[str, Any]], step: int, best: int | None) -> None:
+        """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
+
+        Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay. A line that is
+        missing says whether its epoch is the `best`.
+        """
+        path = self.path / "metrics.jsonl"
+        there: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                there.append(json.loads(line))
+            except ValueError:
+                continue
+        epochs = {entry["epoch"] for entry in history}
+        kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
+        kept = [entry for entry in kept if entry.get("step", 0) <= step]
+        known = {entry.get("epoch") for entry in kept if "train" in entry}
+        missing = [entry for entry in history if entry["epoch"] not in known]
+        kept += [finite({**entry, "best": entry["epoch"] == best}) for entry in missing]
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
+        if not distributed.is_main():
+            return
+        path = self.path / "metrics.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it: the run goes on
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(finite(entry)) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def _yaml(value: Any, indent: str = "") -> str:
+    """Return plain data as block YAML; what is no plain data appears as its ``repr``."""
+    if isinstance(value, Mapping):
+        lines = []
+        for key, part in value.items():
+            nested = isinstance(part, (Mapping, list, tuple)) and bool(part)  # an array has no truth
+            lines.append(
+                f"{indent}{_scalar(str(key))}:"
+                + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n")
+            )
+        return "".join(lines)
+    lines = []
+    for part in value:
+        if isinstance(part, (Mapping, list, tuple)) and part:
+            lines.append(f"{indent}-\n{_yaml(part, indent + '  ')}")
+        else:
+            lines.append(f"{indent}- {_scalar(part)}\n")
+    return "".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        text = float.__repr__(value)
+        # YAML 1.1 takes 1e-05 for a string: a number with an exponent needs a point.
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    if value is None or isinstance(value, (int, dict, list, tuple)):  # of the containers, empty ones only
+        return json.dumps(value)
+    text = str.__str__(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str) and text.isidentifier() and text.lower() not in _YAML_WORDS:
+        return text
+    return '"' + "".join(_character(character) for character in text) + '"'
+
+
+def _character(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08X}"
+
+
+_YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "none"}

@@ -1,0 +1,173 @@
+"""Reading a run folder, also of a run that was killed. Nothing is written here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..metrics.values import improves
+
+_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_LINE = re.compile(r'( *)(-(?: |$))?(?:("(?:[^"\\]|\\.)*"|[^":#]+):(?: |$))?(.*)')
+
+
+@dataclass
+class RunFiles:
+    """What the files of a run folder say.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    owner : str
+        Name of the trainer's class.
+    config, settings : dict of str to str
+        By dotted path: ``{"data.size": "64"}``; the values as they are written.
+    environment : dict
+    history : list of dict
+        One per epoch, as `ConvnetTrainer.train` returns it.
+    best_epoch : int or None
+    test : dict
+        The metrics of the last test.
+    error : str
+        What has ended the run; empty if nothing has, or if it went on since.
+    """
+
+    path: Path
+    owner: str = ""
+    config: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    test: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def monitor(self) -> str:
+        """The metric that decides which epoch is best."""
+        name = self.settings.get("_monitor", "null")
+        return "loss" if name == "null" else name
+
+    def best(self, name: str) -> tuple[str, float, int] | None:
+        """Return part, value and epoch of the best value of a metric: a valid one where there is any."""
+        mode = self.settings.get("_monitor_mode", "null") if name == self.monitor else "null"
+        for part in ("valid", "train"):
+            found: tuple[str, float, int] | None = None
+            for entry in self.history:
+                value = entry.get(part, {}).get(name)
+                if isinstance(value, (int, float)) and value == value:
+                    if found is None or improves(name, value, found[1], None if mode == "null" else mode):
+                        found = part, value, entry["epoch"]
+            if found is not None:
+                return found
+        return None
+
+
+def read(folder: str | Path) -> RunFiles:
+    """Read a run folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    RunFiles
+
+    Raises
+    ------
+    ConfigError
+        If it is no run folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"{path} is no folder. Give run folders, as in runs/Digits/1.")
+    if not (path / "config.yaml").is_file() and not (path / "metrics.jsonl").is_file():
+        inside = sorted(found.parent for found in path.glob("*/config.yaml"))
+        hint = f" There are runs in it: {', '.join(map(str, inside[:5]))}." if inside else ""
+        raise ConfigError(f"{path} is no run folder: it has neither config.yaml nor metrics.jsonl.{hint}")
+    run = RunFiles(path)
+    values = dict(_values(_text(path / "config.yaml")))
+    run.owner = values.get("class", "")
+    run.config = {key[len("config.") :]: value for key, value in values.items() if key.startswith("config.")}
+    run.settings = {key[len("settings.") :]: value for key, value in values.items() if key.startswith("settings.")}
+    run.environment = _object(_text(path / "environment.json"))
+    for line in _text(path / "metrics.jsonl").splitlines():
+        _add(run, _object(line))
+    return run
+
+
+def _add(run: RunFiles, entry: dict[str, Any]) -> None:
+    """Add a line of metrics.jsonl; an epoch that comes again, after a resume, takes the place of the first one."""
+    if isinstance(entry.get("test"), dict):
+        run.test = entry["test"]
+    if isinstance(entry.get("error"), str):
+        run.error = f"{entry['error']} (step {entry.get('step')})"
+    if "train" not in entry or not isinstance(entry.get("epoch"), int):
+        return  # before the first step, or a line of another kind
+    while run.history and run.history[-1]["epoch"] >= entry["epoch"]:
+        run.history.pop()
+    run.history.append(entry)
+    run.error = ""
+    marked = [e["epoch"] for e in run.history if e.get("best")]
+    run.best_epoch = marked[-1] if marked else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return a JSON object; an empty one for text that a killed process has left unfinished."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return _with_numbers(found) if isinstance(found, dict) else {}
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(part) for part in value]
+    return _NUMBERS.get(value, value) if isinstance(value, str) else value
+
+
+def _values(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the written value of every leaf of the block YAML that `rundir` writes."""
+    path: list[tuple[int, str]] = []  # indentation and name of the blocks that are open
+    counts: dict[tuple[str, ...], int] = {}  # items of the lists so far
+    for line in text.splitlines():
+        found = _LINE.fullmatch(line)
+        if found is None or not line.strip():
+            continue
+        indent, item, key, value = len(found[1]), found[2], found[3], found[4]
+        while path and path[-1][0] >= indent:
+            path.pop()
+        above = tuple(name for _, name in path)
+        if item is not None:
+            name = str(counts.get(above, 0))
+            counts[above] = int(name) + 1
+            value = line.strip()[2:]
+        else:
+            name = _plain(key or "")
+        if value == "":
+            path.append((indent, name))
+        else:
+            yield ".".join((*above, name)), _plain(value)
+
+
+def _plain(text: str) -> str:
+    """Return a value as a reader wants to see it: without the quotes of a string."""
+    return text[1:-1].replace('\\"', '"').replace("\\\\", "\\") if text[:1] == '"' == text[-1:] else text

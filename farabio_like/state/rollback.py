@@ -1,0 +1,175 @@
+"""Steps that leave no trace: everything that they change in a trainer is given back, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import components
+from ..rng import preserved_rng
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+@contextlib.contextmanager
+def without_trace(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Do steps without callbacks, and afterwards give the trainer back everything that they changed.
+
+    Weights, gradients, optimizers, schedulers, flags, random numbers, counters, and the trainer's attributes with
+    the lists and dicts among them; only what is changed elsewhere stays changed.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    """
+    values = list(vars(trainer).values())
+    restore = [
+        _module_back(part) for module in components.attribute_modules(trainer).values() for part in module.modules()
+    ]
+    restore += [_optimizer_back(part) for part in _parts(values) if isinstance(part, torch.optim.Optimizer)]
+    restore += [_scheduler_back(part) for part in components.each(trainer.scheduler)]
+    averages = [c for c in components.each(trainer.callbacks, list, tuple) if hasattr(c, "sign") and c.belongs(trainer)]
+    loader = trainer.train_loader
+    try:
+        with attributes_kept(trainer):
+            trainer.callbacks = []
+            if isinstance(loader, DataLoader) and loader.persistent_workers:
+                # Workers that stay belong to the loader, and those of a pass under way would start it anew.
+                trainer.train_loader = copy.copy(loader)
+                trainer.train_loader._iterator = None
+            # A per-step scheduler may end before the sweep does; every rate here is set anyway.
+            trainer._scheduler_step = "epoch"
+            try:
+                with preserved_rng(loader):
+                    yield
+            finally:
+                for back in restore:
+                    back()
+    finally:
+        for average in averages:
+            average.sign(trainer)  # the weights are again those that it belongs to
+
+
+@contextlib.contextmanager
+def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Call no callbacks, and afterwards give a trainer its attributes and its state of the run back.
+
+    The lists and dicts among the attributes get their contents back, too.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    """
+    state, attributes = trainer._run_state, vars(trainer)
+    kept = dict(attributes)
+    contents = [(value, copy.copy(value)) for value in kept.values() if type(value) in (list, dict)]
+    run = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    state.listeners = {}
+    try:
+        yield
+    finally:
+        for name, value in run.items():
+            setattr(state, name, value)
+        attributes.clear()
+        attributes.update(kept)
+        for value, content in contents:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+
+
+def _scheduler_back(scheduler: Any) -> Callable[[], None]:
+    state = copy.deepcopy(scheduler.state_dict())
+    return lambda: scheduler.load_state_dict(state)
+
+
+def _module_back(module: nn.Module) -> Callable[[], None]:
+    attributes = dict(vars(module))
+    tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table)) for table in (module._parameters, module._buffers)
+    ]
+    contents = [_content_back(tensor) for _, table in tables for tensor in table.values() if tensor is not None]
+
+    def back() -> None:
+        vars(module).clear()
+        vars(module).update(attributes)
+        for table, entries in tables:
+            table.clear()
+            table.update(entries)
+        for content in contents:
+            content()
+
+    return back
+
+
+def _content_back(tensor: Tensor) -> Callable[[], None]:
+    """Return what gives a tensor its values and its gradient back, in place: others may hold it too."""
+    content, gradient = tensor.detach().clone(), tensor.grad if tensor.is_leaf else None
+    slope = None if gradient is None else gradient.detach().clone()
+    needs_gradient = tensor.requires_grad
+
+    def back() -> None:
+        with torch.no_grad():
+            tensor.copy_(content)
+            if gradient is not None and slope is not None:
+                gradient.copy_(slope)
+        if tensor.is_leaf:
+            tensor.grad = gradient
+            tensor.requires_grad_(needs_gradient)
+
+    return back
+
+
+def _optimizer_back(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    # Not by its state_dict: loading one casts the state to the type of the parameters.
+    attributes = dict(vars(optimizer))
+    groups = [(group, dict(group), _contents_back(group)) for group in optimizer.param_groups]
+    states = [(entry, dict(entry), _contents_back(entry)) for entry in optimizer.state.values()]
+    entries = dict(optimizer.state)
+
+    def back() -> None:
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        optimizer.state.clear()
+        optimizer.state.update(entries)
+        for table, content, backs in (*groups, *states):
+            table.clear()
+            table.update(content)
+            for part in backs:
+                part()
+
+    return back
+
+
+def _contents_back(table: dict[str, Any]) -> list[Callable[[], None]]:
+    """Return what gives the tensors and lists of a table back what they held; its parameters are the model's."""
+    backs: list[Callable[[], None]] = []
+    for name, value in table.items():
+        if name == "params":
+            continue
+        if isinstance(value, Tensor):
+            backs.append(_content_back(value))
+        elif isinstance(value, list):
+            backs.append(_list_back(value))
+    return backs
+
+
+def _list_back(values: list[Any]) -> Callable[[], None]:
+    content = copy.deepcopy(values)
+
+    def back() -> None:
+        values[:] = content
+
+    return back

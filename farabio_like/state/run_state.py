@@ -1,0 +1,122 @@
+"""`RunState`: what the base remembers of a run, in one attribute of the trainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.writer import Writer
+from ..data.loaders import NOTHING
+from ..loggers.console import Console
+from ..metrics.objects import MetricObjects
+from ..metrics.running import RunningMeans
+from ..plots.painter import Painter
+
+if TYPE_CHECKING:
+    from ..config.stages import Stage
+    from ..data.resumable import ResumePoint
+    from ..distributed.ranks import Ranks
+    from ..loggers.run import Recording
+    from ..optim.steps import Stepping
+    from ..rundir.folder import RunDir
+    from ..trainer import ConvnetTrainer
+
+
+NO_VALID_LOADER = "no evaluation: there is no valid loader (set self.valid_loader)"
+
+
+@dataclass(slots=True)
+class RunState:
+    """What the base remembers of a run, in one attribute of the trainer."""
+
+    console: Console = field(default_factory=Console)
+    pictures: Painter = field(default_factory=Painter)
+    run: RunDir | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    running: str | None = None  # "train" or "test" while that method runs
+    exception: BaseException | None = None
+    listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
+    recording: Recording | None = None  # the loggers
+    given: dict[str, Any] = field(default_factory=dict)  # BATCH_PARTS that the constructor's hooks set: a size, say
+    networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
+
+    # The loop: what is being read, and what was asked of it.
+    loader: str | None = None
+    item: Any = NOTHING
+    lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
+    skip: bool = False  # the item under way does not count
+    initial_loss: Any = None  # self.loss before the hook that starts a pass
+    stop: bool = False
+    leave: bool = False
+    stop_loader: bool = False
+    further: bool = False  # evaluate_loader() reads one that is not the run's own
+
+    # Counting.
+    step: int = 0
+    trained_step: int = 0  # the last one whose training_step() has returned
+    done: int | None = None  # the last finished epoch
+    stage: Stage | None = None
+    stage_end: int | None = None
+    before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
+    epoch_started: float = 0.0
+    scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
+    left_early: bool = False  # this epoch's evaluation was
+    # The steps of the optimizers; None where every batch is one plain step.
+    stepping: Stepping | None = None
+    moved: bool = True  # the batch under way has moved the weights
+    gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
+    missed: int = 0  # batches before it that have not
+    skipped: int = 0  # steps of this epoch left out because something was not finite
+    weights_version: int | None = None  # when the first epoch began
+    late: bool = False  # the weights were moved once more after the pass's last batch
+    determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
+    best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
+
+    ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
+    # Where the epoch is, for a checkpoint of it.
+    phase: str | None = None  # "train" or "evaluate" in an epoch
+    batches: int = 0  # trained in this epoch
+    epoch_step: int = 0  # steps before it
+    epoch_rng: dict[str, Any] = field(default_factory=dict)
+    evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    # States of the callbacks and attributes when it began, in a run that has a folder.
+    evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
+    means: RunningMeans | None = None
+    objects: MetricObjects | None = None
+    attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
+    modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
+    objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
+    marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
+    left_out: set[str] = field(default_factory=set)  # of them, said to be in no checkpoint
+
+    # Saving and going on.
+    signals: list[str] = field(default_factory=list)  # that have come at any moment; see signals.take
+    asked: list[str] = field(default_factory=list)  # of them, and "save", to be seen to after the step
+    notes_signals: int | None = None  # the id of this object; a copy's signals are not noted
+    saves: list[Path] = field(default_factory=list)  # files asked for within a batch
+    next_save: float = math.inf  # the step after which a save is due
+    next_save_time: float = math.inf
+    saved_step: int = 0  # what the newest checkpoint holds
+    writer: Writer = field(default_factory=Writer)
+    resumed: dict[str, Any] | None = None  # what was read from a checkpoint, until all of it is restored
+    start: ResumePoint | None = None
+
+    # Weights.
+    saved: bool = False  # save_model() wrote model.pth in this run
+    trained: bool = False  # this process changed the weights
+    loaded: str | None = None  # weights that the user loaded on purpose, after the last training
+    weights: str = ""  # what load_model() did, for the line that test() prints
+
+
+def first_epoch(trainer: ConvnetTrainer) -> int:
+    """Return the number of the epoch that comes next."""
+    done = trainer._run_state.done
+    return trainer._start_epoch if done is None else max(done + 1, trainer._start_epoch)
+
+
+def last_epoch(trainer: ConvnetTrainer) -> int:
+    """Return the number of the last epoch, of the stage where there are stages."""
+    end = trainer._run_state.stage_end
+    return trainer._num_epochs if end is None else end

@@ -1,0 +1,57 @@
+"""The pictures and the report that a run leaves in its folder, and when they are drawn."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import components, distributed, plots, report
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def draw_epoch(trainer: ConvnetTrainer) -> None:
+    """Draw the curves so far, where that costs little."""
+    state = trainer._run_state
+    if state.run is not None and distributed.is_main():
+        best = state.best[3] if state.best else None
+        state.pictures.draw(state.history, best, state.run.path / "plots" / "curves.png")
+
+
+def draw_run(trainer: ConvnetTrainer) -> None:
+    """Draw the pictures that follow from the history, if there is any, and write the report. A failure is a warning."""
+    state = trainer._run_state
+    if state.run is None or not distributed.is_main():
+        return
+    if state.history:
+        _draw_history(trainer, state.run.path)
+    write_report(trainer)
+
+
+def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
+    state = trainer._run_state
+    named = [getattr(callback, "class_names", None) for callback in components.each(trainer.callbacks, list)]
+    class_names = next((names for names in named if names), None)
+    best = state.best[3] if state.best else None
+    try:
+        plots.save(plots.curves(state.history, best), folder / "plots" / "curves.png")
+        report.draw_bars(folder, state.history, best, class_names)
+    except ImportError as error:
+        state.console.once(f"no curves: {error}. Install them: pip install matplotlib")
+    except Exception as error:
+        warnings.warn(f"the pictures of {folder} could not be drawn: {error!r}", stacklevel=2)
+
+
+def write_report(trainer: ConvnetTrainer) -> None:
+    """Write ``report.html``. A failure is a warning: it must not hide the result of a run."""
+    state = trainer._run_state
+    if state.run is None or state.running == "train" or not distributed.is_main():
+        return
+    try:
+        report.write(state.run.path)
+    except ImportError as error:
+        state.console.once(f'no report: {error}. Install it: pip install "farabio-like[report]"')
+    except Exception as error:
+        warnings.warn(f"the report of {state.run.path} could not be written: {error!r}", stacklevel=2)

@@ -1,0 +1,117 @@
+"""Around an epoch: its beginning, its place in the history, its save and its line on the terminal."""
+
+from __future__ import annotations
+
+import warnings
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from .. import components
+from ..checks import hooks
+from ..loggers import run as loggers
+from ..metrics.values import plain_metrics
+from ..optim import nonfinite
+from ..resume import attributes, saving
+from ..rng import get_state
+from ..state import rank_requests, signals
+from . import drawing
+from .best import note_best
+from .schedulers import position_of, schedulers_of, step_schedulers
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+def start_epoch(trainer: ConvnetTrainer) -> None:
+    """Begin to count an epoch."""
+    state = trainer._run_state
+    state.epoch_started = perf_counter()
+    state.left_early = False
+    state.scheduler_marks = [position_of(scheduler) for scheduler in schedulers_of(trainer)]
+    state.trained, state.loaded = True, None
+    state.phase, state.batches, state.start, state.trained_step = "train", 0, None, 0
+    resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
+    state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
+    state.epoch_rng = get_state(*attributes.loaders(trainer))
+    trainer.epoch_metrics = {}
+    own_step = state.done is None and not hooks.is_default(trainer, "training_step")
+    state.weights_version = _weights_version(trainer) if own_step else None
+
+
+def training_ends(trainer: ConvnetTrainer) -> bool:
+    """Return whether the hooks at the end of the training batches are due; check the loss before."""
+    if trainer._run_state.resumed is not None:
+        return False
+    nonfinite.check_loss(trainer)
+    _check_learning(trainer)
+    return True
+
+
+def _check_learning(trainer: ConvnetTrainer) -> None:
+    """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
+    state = trainer._run_state
+    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
+    if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
+        gathers = any(p.grad is not None for p in components.attribute_parameters(trainer).values())
+        if not gathers and not any(getattr(part, "state", None) for part in components.each(trainer.optimizer)):
+            warnings.warn(
+                f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
+                f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
+                "in it, or override compute_loss.",
+                stacklevel=5,
+            )
+
+
+def _weights_version(trainer: ConvnetTrainer) -> int:
+    """Return a number that changes when a weight is written to."""
+    parameters = components.attribute_parameters(trainer).values()
+    return sum(p._version for p in parameters if not p.is_inference())
+
+
+def add_to_history(trainer: ConvnetTrainer) -> None:
+    """Add this epoch to the history, before on_epoch_end, which may still add to its dicts."""
+    state = trainer._run_state
+    state.history.append(
+        {
+            "epoch": trainer._epoch,
+            "train": trainer.epoch_metrics.get("train", {}),
+            "valid": trainer.epoch_metrics.get("valid", {}),
+            "lr": components.learning_rates(trainer.optimizer),
+            "seconds": perf_counter() - state.epoch_started,
+        }
+    )
+
+
+def finish_epoch(trainer: ConvnetTrainer) -> None:
+    """After on_epoch_end, once per epoch: find the best epoch, save, print and write the epoch's line."""
+    state = trainer._run_state
+    if state.done == trainer._epoch:
+        return
+    rank_requests.agree(trainer)
+    if not state.history or state.history[-1]["epoch"] != trainer._epoch:
+        add_to_history(trainer)  # a subclass with a train_epoch of its own
+    state.done = trainer._epoch
+    if state.phase is None:  # a subclass with a train_epoch of its own
+        state.trained, state.loaded = True, None
+    state.epoch_started = perf_counter()
+    state.phase, state.means, state.objects = None, None, None
+    entry = state.history[-1]
+    for part in ("train", "valid"):
+        entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
+    step_schedulers(trainer, entry)
+    best = not state.left_early and note_best(trainer, entry)
+    last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
+    if state.run is None and (last or "loss" not in entry["train"]):
+        nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
+    if state.run is not None:
+        if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
+            # The best first: of a process that is killed between the two names, it is the newest to go on from.
+            saving.write(trainer, [state.run.best, state.run.last] if best else [state.run.last])
+            saving.schedule_next(trainer)
+        state.run.append({**entry, "best": best})
+        if not last:
+            drawing.draw_epoch(trainer)
+    loggers.record_epoch(trainer, entry)
+    state.console.epoch(entry, trainer._num_epochs, best)
+    state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
+    signals.obey(state)

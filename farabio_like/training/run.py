@@ -1,0 +1,177 @@
+"""Opening and ending a run: what `train` does before its first hook and after its last.
+
+These are functions of a trainer, not methods, so that no name of a subclass can meet theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .. import checkpoint, components, compute, distributed, rundir
+from ..callbacks import dispatch
+from ..checkpoint import sharded
+from ..checks import run as run_checks
+from ..config.config import to_dict
+from ..config.settings import SETTINGS
+from ..data import worker_processes
+from ..errors import CheckpointError
+from ..loggers import run as loggers
+from ..loggers.console import number, seconds
+from ..loop import error_notes, loader_pass
+from ..optim import nonfinite
+from ..optim import steps as optim_steps
+from ..resume import attributes, find, saving
+from ..resume.open import bring_along, resume_run
+from ..state import rank_requests, signals
+from ..state.run_state import first_epoch
+from . import drawing
+from .stages import leave_stage
+from .testing import load_weights
+
+if TYPE_CHECKING:
+    from ..trainer import ConvnetTrainer
+
+
+LONGEST_ERROR = 2000  # characters of a message in metrics.jsonl
+
+
+def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
+    """Check all that can be known, make the run folder or find the one that goes on, print the header."""
+    state = trainer._run_state
+    state.stop = state.leave = False
+    state.resumed, state.phase = None, None
+    state.item = loader_pass.NOTHING
+    state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
+    run_checks.before_training(trainer)
+    for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
+        if type(getattr(trainer, name)) is not int:
+            setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
+    state.console.monitor = trainer._monitor
+    state.listeners = dispatch.listeners(trainer.callbacks)
+    if trainer._stages is not None:
+        trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
+    resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
+    if resume_from:
+        resume_run(trainer, resume_from)
+    first = first_epoch(trainer)
+    if state.resumed is None and state.done is not None and first > trainer._num_epochs and trainer._stages is None:
+        trainer._num_epochs = state.done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    saving.schedule_next(trainer)
+    state.attributes_before = attributes.attributes(trainer)
+    while state.history and state.history[-1]["epoch"] >= first:
+        state.history.pop()  # an epoch that was interrupted at its end, and is trained again
+    if trainer._logdir is not None and state.run is None:
+        state.run = rundir.RunDir(trainer._logdir, type(trainer))
+        trainer.run_dir = state.run.path
+        state.run.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
+        if state.resumed is not None:
+            bring_along(trainer, state.run)
+    if state.run is not None:
+        distributed.from_main(state.run.hold)
+    state.saved = False
+    parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
+    known = sum(p.numel() for p in parameters if not components.is_lazy(p))
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad and not components.is_lazy(p))
+    size = f"{known:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
+    epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
+    state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
+    if trainer.run_dir is not None:
+        state.console.line(f"files in {trainer.run_dir}")
+    optim_steps.bind(trainer)
+    state.determinism = compute.make_deterministic() if trainer._deterministic else None
+    state.running, state.epoch_started = "train", perf_counter()
+
+
+def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
+    """Run every on_train_end and close, also when one raises; the first error wins."""
+    state = trainer._run_state
+    signals.collect(state)
+    # The news of a worker's death may have come anywhere, in a training step say.
+    loader = {"train": "train", "evaluate": "valid"}.get(state.phase or "")
+    where = f"in epoch {trainer._epoch}, after step {state.epoch_step + state.batches}"
+    lost: BaseException | None = worker_processes.lost_worker(error, loader, where)
+    ended = signals.ending(state)
+    if lost is not None and ended is not None:
+        error, lost = ended, ended  # a signal to all processes of the run: the workers end at once
+    if error is not None:
+        distributed.failed(error)
+        error_notes.add_note(trainer, error)
+    state.exception = error
+    state.running, state.stop, state.leave = None, False, False
+    steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
+    steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
+    if error is not None:
+        steps[:0] = [
+            *(partial(listener, trainer) for listener in state.listeners.get("on_exception", ())),
+            partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
+        ]
+    steps.append(state.writer.close)
+    steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
+    first = error
+    closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
+        try:
+            step()
+        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
+            if first is None:
+                first = further
+            else:
+                print("another error, after the one that ends the run:", file=sys.stderr)
+                traceback.print_exception(further)
+    optim_steps.forget(trainer)
+    if state.run is not None:
+        state.run.release()
+    if state.determinism is not None:
+        compute.restore_determinism(state.determinism)
+        state.determinism = None
+    leave_stage(trainer)  # not before: an exception belongs to its stage
+    state.exception = None  # its traceback holds what the failed step worked on
+    state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
+    if error is None and first is not None:
+        raise first
+    if lost is not None:
+        raise lost from (None if lost is error else error)
+    if error is None:
+        rank_requests.agree(trainer)
+        signals.obey(state)
+
+
+def _close_run(trainer: ConvnetTrainer) -> None:
+    """Write the weights and the curves, print where everything is."""
+    state = trainer._run_state
+    if trainer._load_best and state.run is not None and distributed.from_main(state.run.best.is_file):
+        load_weights(trainer, state.run.best)
+    if state.run is not None and state.history:
+        if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
+            checkpoint.save(
+                sharded.whole_state(components.model_state(components.model_of(trainer))), state.run.weights
+            )
+        drawing.draw_run(trainer)
+    closing = []
+    if state.best is not None:
+        part, name, value, epoch = state.best
+        closing.append(f"best (*) {part} {name} {number(value)} in epoch {epoch}")
+    elif trainer._num_epochs < trainer._start_epoch:
+        closing.append("no epoch was asked for, no step was taken")
+    closing.append(seconds(sum(entry["seconds"] for entry in state.history)))
+    state.console.line("\n" + ", ".join(closing))
+    if trainer.run_dir is not None:
+        state.console.line(f"files in {trainer.run_dir}")
+
+
+def _report_failure(trainer: ConvnetTrainer, error: BaseException) -> None:
+    """Write down what has ended the run, draw what was recorded until then, and write the report."""
+    state = trainer._run_state
+    if state.run is None or signals.stops_at_once(state, error):
+        return
+    text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR].rstrip(": ")
+    with contextlib.suppress(CheckpointError):  # no room, which may be what has ended the run
+        state.run.append({"step": state.step, "error": text})
+    drawing.draw_run(trainer)
