@@ -92,7 +92,7 @@ def measure(folder: Path, layers: int, width: int, rounds: int) -> dict[str, Any
     torch.manual_seed(0)
     trainer = Job({"folder": str(folder / "runs"), "layers": layers, "width": width})
     trainer.train()
-    run, writer = trainer._run_state.run, trainer._run_state.writer
+    run, writer = trainer._run_state.folder, trainer._run_state.writer
     assert run is not None
     state = capture.capture_run(trainer)
     ours, theirs = folder / "ours.ckpt", folder / "by_hand.pt"

@@ -66,7 +66,7 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     trainer, ema = Job(), EMA(DECAY)
-    trainer._run_state.step = 1
+    trainer._run_state.progress.step = 1
     theirs = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     wait = torch.cuda.synchronize if trainer.device.type == "cuda" else lambda: None
 

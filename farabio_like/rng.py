@@ -40,7 +40,9 @@ def get_state(*loaders: Any, devices: bool = True) -> dict[str, Any]:
 
 
 def packed(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what `get_state` returned as tensors and plain data."""
+    """Return what `get_state` returned as tensors and plain data; what is packed already stays."""
+    if isinstance(state["python"], list):
+        return state
     version, words, gauss = state["python"]
     algorithm, keys, position, has_gauss, cached = state["numpy"]
     return {

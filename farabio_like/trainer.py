@@ -32,7 +32,7 @@ from .errors import ConfigError, DataError, HookError
 from .loggers import run as loggers
 from .loop import batch as loop_batch
 from .loop import evaluation, loader_pass
-from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers
+from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
 from .resume import position, saving
 from .state import rank_requests, run_state, signals
@@ -164,7 +164,7 @@ class ConvnetTrainer:
     inputs: Any = Lent("inputs")
     targets: Any = Lent("targets")
     epoch: Any = ReadEpoch("epoch")
-    step: Any = Read("step")
+    step: Any = ReadStep("step")
     loader_name: Any = Read("loader")
     stage: Any = Read("stage")
     loggers: Any = ReadLoggers("recording")
@@ -332,7 +332,7 @@ class ConvnetTrainer:
             If there is nothing to resume at the path, or nothing intact.
         """
         run_checks.check_built(self)
-        with signals.handled(self._run_state), worker_processes.workers_watched():
+        with signals.handled(self._run_state.requests), worker_processes.workers_watched():
             run_ends.open_run(self, resume)
             try:
                 loggers.start(self)
@@ -365,10 +365,10 @@ class ConvnetTrainer:
         """Run `train_epoch` for every epoch, until the last one or `stop_train`."""
         state = self._run_state
         self._epoch = run_state.first_epoch(self)
-        while self._epoch <= run_state.last_epoch(self) and not (state.stop or state.leave):
+        while self._epoch <= run_state.last_epoch(self) and not (state.requests.ends_run):
             self.train_epoch()
             epochs.finish_epoch(self)
-            if self._epoch >= run_state.last_epoch(self) or state.stop or state.leave:
+            if self._epoch >= run_state.last_epoch(self) or state.requests.ends_run:
                 break
             self._epoch += 1
 
@@ -412,7 +412,7 @@ class ConvnetTrainer:
         if "on_start_training_batch" in listeners:
             dispatch.fire(self, "on_start_training_batch")
         self.training_step()
-        state.trained_step = state.step
+        state.progress.trained_step = state.progress.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
             dispatch.fire(self, "on_end_training_batch")
@@ -533,7 +533,11 @@ class ConvnetTrainer:
                     self.load_parallel_model()
                 else:
                     self.load_model()
-                with signals.handled(state), compute.determinism(self._deterministic), evaluation.evaluation(self):
+                with (
+                    signals.handled(state.requests),
+                    compute.determinism(self._deterministic),
+                    evaluation.evaluation(self),
+                ):
                     self.test_loop_iter = loader_pass.prepare_items(self, "test", self.test_loader, self.test_loop_iter)
                     self.on_test_start()
                     dispatch.fire(self, "on_test_start")
@@ -542,7 +546,7 @@ class ConvnetTrainer:
                     dispatch.fire(self, "on_test_end")
                     rank_requests.agree(self)
             finally:
-                state.running, state.leave = outer, False
+                state.running, state.requests.exit_asked = outer, False
             return testing.close_test(self)
 
     def on_test_start(self) -> None:
@@ -843,7 +847,7 @@ class ConvnetTrainer:
         -------
         Path
         """
-        run = self._run_state.run
+        run = self._run_state.folder
         if path is None and run is None:
             raise ConfigError("save_model() has no run folder to write to; give a path: save_model('model.pth').")
         target = Path(path) if path is not None else run.weights  # type: ignore[union-attr]
@@ -914,15 +918,15 @@ class ConvnetTrainer:
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""
-        self._run_state.stop = True
+        self._run_state.requests.stop = True
 
     def stop_loader(self) -> None:
         """Read no further batch of the current loader; the run goes on."""
-        self._run_state.stop_loader = True
+        self._run_state.requests.stop_loader = True
 
     def exit_trainer(self) -> None:
         """End training like `stop_train`, and skip what is left of the epoch's evaluation."""
-        self._run_state.leave = True
+        self._run_state.requests.exit_asked = True
 
 
 hooks.note_base(ConvnetTrainer)

@@ -65,7 +65,7 @@ class Long(Tiny):
         self.seen = []
 
     def on_train_epoch_start(self):
-        self._run_state.epoch_started -= 1000
+        self._run_state.progress.epoch_started -= 1000
         self._run_state.pictures.join()
         self.seen.append((self.run_dir / "plots" / "curves.png").is_file())
         if self.config.get("fails") and self.epoch == 3:
@@ -123,7 +123,7 @@ def test_the_drawing_thread_does_not_change_the_weights():
     weights = []
     for logdir in ("runs", None):
         trainer = Tiny({"_num_epochs": 3, "_logdir": logdir})
-        trainer.on_train_epoch_start = lambda t=trainer: setattr(t._run_state, "epoch_started", -1000.0)
+        trainer.on_train_epoch_start = lambda t=trainer: setattr(t._run_state.progress, "epoch_started", -1000.0)
         trainer.train()
         weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     assert torch.equal(*weights)

@@ -379,7 +379,7 @@ def test_an_overflow_moves_nothing_and_is_no_error(fused):
     trainer = Watched({"_precision": "fp16", "_num_epochs": 1})
     trainer.train()
     assert moves == [(step not in Watched.bad, int(step not in Watched.bad)) for step in range(1, 7)]
-    assert trainer.step - trainer._run_state.missed == 4
+    assert trainer.step - trainer._run_state.batches_without_step == 4
     assert trainer._run_state.stepping.scalers[""].get_scale() == 2.0**14
     assert torch.isfinite(torch.tensor(trainer.history[0]["train"]["loss"]))
 
@@ -417,7 +417,7 @@ def test_only_the_optimizer_with_the_overflow_stands_still():
     trainer.train()
     scales = {name: scaler.get_scale() for name, scaler in trainer._run_state.stepping.scalers.items()}
     assert scales == {"d": 2.0**15, "g": 2.0**16}
-    assert trainer._run_state.missed == 0
+    assert trainer._run_state.batches_without_step == 0
     assert {name: s.last_epoch for name, s in trainer.scheduler.items()} == {"d": 5, "g": 6}
 
 
@@ -511,7 +511,7 @@ def test_a_trainer_that_steps_by_itself_still_moves_the_average():
     trainer = Own({"_accumulation_steps": 3, "_num_epochs": 1})
     trainer.callbacks = [EMA(decay=0.5)]
     trainer.train()
-    assert trainer._run_state.missed == 0
+    assert trainer._run_state.batches_without_step == 0
 
 
 def test_the_gradient_norm_is_that_of_whole_windows():

@@ -77,7 +77,7 @@ def everything(trainer):
             "random": torch.get_rng_state(),
             "names": sorted(vars(trainer)),
             "metrics": (trainer.batch_metrics, trainer.loader_metrics, trainer.epoch_metrics, trainer.history),
-            "step": state.step,
+            "step": state.progress.step,
         }
     )
 

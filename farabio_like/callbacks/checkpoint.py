@@ -104,7 +104,7 @@ class Checkpoint(Callback):
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
         """Save when a number of steps or minutes is full."""
-        step = trainer._run_state.step
+        step = trainer._run_state.progress.step
         due = self.every_steps and step % self.every_steps == 0
         if self.every_minutes and distributed.is_main() and time.monotonic() >= self._due:  # one clock counts
             due = True

@@ -87,9 +87,9 @@ class ConfusionMatrix(LabelMetric):
 
     def _finish(self, trainer: ConvnetTrainer, loader: str) -> bool:
         found = super()._finish(trainer, loader)
-        if found and self.matrix is not None and not trainer._run_state.further:
+        if found and self.matrix is not None and not trainer._run_state.of_other_loader:
             trainer.loggers.matrix(f"{loader} {self.prefix}confusion matrix", self.matrix, self.class_names)
-        if found and trainer.run_dir is not None and not trainer._run_state.further and distributed.is_main():
+        if found and trainer.run_dir is not None and not trainer._run_state.of_other_loader and distributed.is_main():
             self._draw(trainer, loader)
         return found
 

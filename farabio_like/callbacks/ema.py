@@ -107,11 +107,11 @@ class EMA(Average):
 
     def on_train_epoch_end(self, trainer: ConvnetTrainer) -> None:
         """Update the average, if the weights have moved once more after the last batch."""
-        if trainer._run_state.late:
+        if trainer._run_state.moved_after_pass:
             self._update(trainer)
 
     def _update(self, trainer: ConvnetTrainer) -> None:
-        step = trainer.step - trainer._run_state.missed
+        step = trainer.step - trainer._run_state.batches_without_step
         if step <= self.warmup_steps or step % self.every:
             return
         if self._raw is not None:  # a hook has caught the error of an evaluation

@@ -75,7 +75,7 @@ class PeriodicEvaluation(Callback):
 
     def on_end_training_batch(self, trainer: ConvnetTrainer) -> None:
         """Evaluate when a number of steps is full."""
-        if trainer._run_state.step % self.every_steps == 0:  # type: ignore[operator]
+        if trainer._run_state.progress.step % self.every_steps == 0:  # type: ignore[operator]
             self._evaluate(trainer)
 
     def on_epoch_end(self, trainer: ConvnetTrainer) -> None:

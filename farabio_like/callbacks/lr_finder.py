@@ -177,7 +177,7 @@ def _items(trainer: ConvnetTrainer) -> Generator[Any, None, None]:
             raise HookError(f"find_lr: {type(trainer).__name__} has no train loader. Set self.train_loader.")
         items, item = trainer.train_epoch_iter, None
         if trainer._run_state.ranks is not None:
-            trainer._run_state.batches = 0  # none of this pass has been trained before
+            trainer._run_state.progress.batches = 0  # none of this pass has been trained before
             items = rank_loaders.items_of_rank(trainer, "train", items)
         for item in items:
             yield item

@@ -94,7 +94,7 @@ class Monitor:
 
 def _was_left(trainer: ConvnetTrainer) -> bool:
     """Return whether the epoch or its evaluation was left early, so that its metrics are of a part."""
-    return trainer._run_state.leave or trainer._run_state.left_early
+    return trainer._run_state.requests.exit_asked or trainer._run_state.progress.left_early
 
 
 def _is_between(trainer: ConvnetTrainer) -> bool:

@@ -65,17 +65,17 @@ class SavePredictions(Callback):
 
     def on_evaluate_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with none."""
-        if not trainer._run_state.further:
+        if not trainer._run_state.of_other_loader:
             self._kept = []
 
     def on_evaluate_batch_end(self, trainer: ConvnetTrainer) -> None:
         """Keep the batch's."""
-        if not trainer._run_state.further:
+        if not trainer._run_state.of_other_loader:
             self._keep(trainer)
 
     def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
         """Write the file."""
-        if not trainer._run_state.further:
+        if not trainer._run_state.of_other_loader:
             self._write(trainer, "valid")
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:

@@ -157,7 +157,7 @@ def _compute_statistics(trainer: ConvnetTrainer) -> None:
             items: Iterable[Any] = data.Items(trainer.train_loader, "train")
             ranks = trainer._run_state.ranks
             if ranks is not None:  # a forward pass in shards needs all ranks
-                trainer._run_state.batches = 0
+                trainer._run_state.progress.batches = 0
                 items = rank_loaders.items_of_rank(trainer, "train", items)
             for index, batch in items:
                 with loop_batch.single_batch(trainer, batch), trainer.autocast():

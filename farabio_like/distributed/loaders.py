@@ -209,7 +209,7 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
     item = next(iterator, NOTHING)
     plan: Any = getattr(sampler, "plan", None)
     if training:
-        for _ in range(trainer._run_state.batches if plan is not before and plan else 0):
+        for _ in range(trainer._run_state.progress.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
     if item is not NOTHING and plan is not before and plan:
         yield from _planned(trainer, training, together, item, iterator, plan)

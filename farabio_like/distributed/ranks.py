@@ -21,9 +21,9 @@ class Ranks:
         Those of this rank over those of all ranks.
     weight : float
         By how much the gradients are multiplied before they are summed: by the share, or by 1 where the losses were.
-    meetings : Meetings
-    held : list
-        What this rank wants when the ranks meet.
+    agreement : StepAgreement
+    postponed : list of Requests
+        What this rank asks for, put aside until the ranks agree.
     mesh : DeviceMesh or None
         Over which modules are in shards.
     """
@@ -32,8 +32,8 @@ class Ranks:
         self.count = process_group.world_size()
         self.samples = 0
         self.share_of_step = self.weight = 1 / self.count
-        self.meetings = StepAgreement()
-        self.held: list[Any] = []
+        self.agreement = StepAgreement()
+        self.postponed: list[Any] = []
         self.mesh: Any = None
 
     def share(self, samples: int, on_all: int) -> None:

@@ -218,7 +218,7 @@ def start(trainer: ConvnetTrainer) -> None:
             importlib.import_module(package)
     config, about = to_dict(trainer.config), _about(trainer, "running")
     workers = [Worker(logger, config, trainer.run_dir) for logger in new]
-    Loggers(workers, state.step).text("run info", about)
+    Loggers(workers, state.progress.step).text("run info", about)
     for worker in workers:
         recording.workers.append(worker)
         worker.thread.start()

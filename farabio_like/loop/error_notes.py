@@ -51,7 +51,7 @@ def _note(trainer: ConvnetTrainer, error: Exception) -> None:
             name = own["event"]
             hook = f"{name} of a callback"
         elif of_the_loop and name == "follow":
-            number = state.batches if own["name"] == "train" else own.get("done", 0)
+            number = state.progress.batches if own["name"] == "train" else own.get("done", 0)
             place = f"at batch {number} of the {own['name']} loader"
         elif own.get("self") is trainer and name in _METHODS:
             hook = name
@@ -60,8 +60,8 @@ def _note(trainer: ConvnetTrainer, error: Exception) -> None:
         if name in _OF_A_BATCH and before is not None and "item" in before.f_locals:
             items.append(before.f_locals["item"])
         before = frame
-    parts = [f"epoch {trainer._epoch}"] if state.phase is not None else []
-    parts += [f"step {state.step}"] if state.phase == "train" and not place else []
+    parts = [f"epoch {trainer._epoch}"] if state.progress.phase is not None else []
+    parts += [f"step {state.progress.step}"] if state.progress.phase == "train" and not place else []
     parts += [place or f"in {hook}"] if place or hook else []
     parts += [f"with the batch {_shapes(data.batch_of(items[-1]))}"] if items and not place else []
     text = f"{type(trainer).__name__}: {', '.join(parts)}"

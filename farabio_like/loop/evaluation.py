@@ -58,8 +58,9 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
     state, own = trainer._run_state, vars(trainer)
     held = (*BATCH_ATTRIBUTES, "loader_metrics", "valid_loader", "valid_epoch_iter", "epoch_metrics")
     kept = {name: own[name] for name in held if name in own}
-    under_way = {name: getattr(state, name) for name in ("lent", "skip", "left_early", "stop_loader", "further")}
-    state.further = True
+    under_way = state.lent, state.skip, state.of_other_loader
+    left_early, stop_loader = state.progress.left_early, state.requests.stop_loader
+    state.of_other_loader = True
     trainer.valid_loader, trainer.epoch_metrics, trainer.batch_metrics = loader, {}, {}
     try:
         with preserved_rng(loader):
@@ -69,8 +70,8 @@ def evaluate_loader(trainer: ConvnetTrainer, loader: Any) -> dict[str, Any]:
         for name in held:
             own.pop(name, None)
         own.update(kept)
-        for name, value in under_way.items():
-            setattr(state, name, value)
+        state.lent, state.skip, state.of_other_loader = under_way
+        state.progress.left_early, state.requests.stop_loader = left_early, stop_loader
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
     """Return the items of a loader for the hook that starts a pass, which may replace or wrap them."""
     state = trainer._run_state
     if state.running is None:  # evaluate_epoch() called by itself
-        state.stop = state.leave = False
+        state.requests.stop = state.requests.exit_asked = False
         state.listeners = dispatch.listeners(trainer.callbacks)
         state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     state.initial_loss = vars(trainer).get("loss")
@@ -112,9 +112,9 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
     saves_within = trainer._save_steps is not None or trainer._save_minutes is not None
     outer, state.loader, state.initial_loss = state.loader, name, None
-    asked, state.stop_loader = state.stop_loader, False  # of the pass around this one
+    asked, state.requests.stop_loader = state.requests.stop_loader, False  # of the pass around this one
     if training:
-        state.means, state.objects = means, objects
+        state.means, state.metric_objects = means, objects
         if state.resumed is not None:
             items = position.go_on(trainer, items)
             losses.pass_over(own.get("loss"))
@@ -126,8 +126,8 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         if ranks is not None:
             items = rank_loaders.items_of_rank(trainer, name, items)
             if training:
-                ranks.meetings.begin()
-        for item in () if state.leave or (training and state.stop) else items:
+                ranks.agreement.begin()
+        for item in () if state.requests.exit_asked or (training and state.requests.stop) else items:
             state.item = item
             if not takes and state.lent:
                 return_batch(trainer)
@@ -136,7 +136,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             if measured:
                 trainer.outputs = None
             if training:
-                state.step += 1
+                state.progress.step += 1
                 if probe is not None:
                     version = probe._version
                 if stepping is not None:
@@ -159,28 +159,32 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             if bar is not None:
                 bar.tick()
             if training:
-                state.batches += 1
+                state.progress.batches += 1
                 if ranks is not None:
                     rank_requests.after_step(trainer)
-                elif state.signals:
-                    signals.collect(state)
-                if state.asked or (saves_within and state.step >= state.next_save):
+                elif state.requests.signals:
+                    signals.collect(state.requests)
+                if state.requests.asked or (saves_within and state.progress.step >= state.next_save):
                     state.gathering = probe is not None and probe._version == version
                     saving.after_step(trainer)
-            elif ranks is None and not nested and (state.signals or state.asked):  # ranks obey at the epoch's end
-                signals.collect(state)
-                signals.obey(state)
+            elif (
+                ranks is None and not nested and (state.requests.signals or state.requests.asked)
+            ):  # ranks obey at the epoch's end
+                signals.collect(state.requests)
+                signals.obey(state.requests)
             if heartbeat is not None:
                 done += 1
                 if done == look:
                     look = heartbeat.look(done)
             elif not training:
                 done += 1
-            if state.stop_loader or state.leave or (training and state.stop):
-                state.left_early = state.leave and not training
+            if state.requests.stop_loader or state.requests.exit_asked or (training and state.requests.stop):
+                state.progress.left_early = state.requests.exit_asked and not training
                 break
     except GeneratorExit:  # a hook of the batch raised
-        if training and (state.trained_step == state.step or (probe is not None and probe._version != version)):
+        if training and (
+            state.progress.trained_step == state.progress.step or (probe is not None and probe._version != version)
+        ):
             # The weights have moved: a run that goes on from here must not train this batch again.
             with contextlib.suppress(Exception):  # the hook's own error is the one to show
                 values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)
@@ -190,7 +194,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                     means.update(values, size_of(batch))
                 if has_objects and trainer.outputs is not None:
                     objects.update(trainer.outputs, trainer.targets)
-            state.batches += 1
+            state.progress.batches += 1
         else:
             broken = True
         raise
@@ -199,10 +203,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
             # A batch that was broken off may have added to the gradients, and is trained again.
             state.gathering = not broken and probe is not None and probe._version == version
         if ranks is not None and training:
-            ranks.meetings.end()
+            ranks.agreement.end()
             rank_requests.resume_postponed(trainer)
         state.item = NOTHING
-        state.loader, state.stop_loader = outer, asked
+        state.loader, state.requests.stop_loader = outer, asked
         if bar is not None:
             bar.close()
     if stepping is not None:

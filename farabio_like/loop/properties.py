@@ -25,6 +25,13 @@ class Read:
         return self if trainer is None else getattr(trainer._run_state, self.name)
 
 
+class ReadStep(Read):
+    """The number of the current training batch."""
+
+    def __get__(self, trainer: ConvnetTrainer | None, owner: type) -> Any:
+        return self if trainer is None else trainer._run_state.progress.step
+
+
 class ReadEpoch(Read):
     """The number of the current epoch."""
 
@@ -39,7 +46,7 @@ class ReadLoggers(Read):
         if trainer is None:
             return self
         state = trainer._run_state
-        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.step)
+        return loggers.Loggers(state.recording.workers if state.recording is not None else (), state.progress.step)
 
 
 class Lent(Read):

@@ -66,7 +66,7 @@ def check_loss(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     loss = trainer.epoch_metrics.get("train", {}).get("loss", 0.0)
     if loss - loss != 0:
-        _report_loss(trainer, loss, f"of epoch {trainer._epoch} (up to step {state.step})")
+        _report_loss(trainer, loss, f"of epoch {trainer._epoch} (up to step {state.progress.step})")
     if state.skipped:
         state.console.line(f"{state.skipped} steps with a loss or gradients that were not finite moved no weights")
         state.skipped = 0
@@ -95,7 +95,7 @@ def check_losses(trainer: ConvnetTrainer, losses: Tensor, total: Tensor, before:
         values = losses.detach().double().flatten().numpy()
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            step = trainer._run_state.epoch_step + before + int(bad[0]) + 1
+            step = trainer._run_state.progress.epoch_step + before + int(bad[0]) + 1
             _report_loss(trainer, float(values[bad[0]]), f"in epoch {trainer._epoch}, at step {step},")
 
 

@@ -29,7 +29,7 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     """
     state = trainer._run_state
     stepping = state.stepping
-    found: dict[str, Any] = {"missed": state.missed, "moved": state.moved}
+    found: dict[str, Any] = {"missed": state.batches_without_step, "moved": state.moved}
     open_window = stepping is not None and any(window.batches for window in stepping.windows.values())
     if state.gathering and not open_window and not fsdp.are_in(trainer):
         waiting = {
@@ -99,7 +99,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
                     f"the checkpoint was written amid {window['batches']} accumulated batches, and gradient "
                     f"{position} of optimizer {name!r}, of shape {tuple(gradient.shape)}, fits no parameter now."
                 )
-    state.missed, state.moved = found.get("missed", 0), found.get("moved", True)
+    state.batches_without_step, state.moved = found.get("missed", 0), found.get("moved", True)
     if stepping is None:
         return
     stepping.windows, stepping.tried = {}, set()

@@ -118,14 +118,14 @@ class Stepping:
     def begin_pass(self, trainer: ConvnetTrainer, left: int | None) -> None:
         """Know how many batches come, where that is known: the last one closes the windows."""
         self.left = None if left is None else left + 1
-        trainer._run_state.late = False
+        trainer._run_state.moved_after_pass = False
 
     def next_batch(self, trainer: ConvnetTrainer) -> None:
         """Begin a batch: until `step` says otherwise, a subclass moves the weights by itself."""
         state = trainer._run_state
         if self.left is not None:
             self.left -= 1
-        state.missed += not state.moved
+        state.batches_without_step += not state.moved
         state.moved, self.made = True, False
         if state.ranks is not None:
             counts = [window.batches for window in self.windows.values()] or [0]
@@ -140,7 +140,7 @@ class Stepping:
             every = optimizers_of(trainer)
             ddp.sum_gradients([p for name in waiting for p in components.parameters_of(every[name])])
         if self._close(trainer, waiting):
-            state.late = not state.moved
+            state.moved_after_pass = not state.moved
             state.moved = True
 
     # ---------------------------------------------------------------- inside
@@ -252,8 +252,8 @@ class Stepping:
         if self.overflows == MOST_OVERFLOWS:
             message = (
                 f"{type(trainer).__name__}: the gradients of {MOST_OVERFLOWS} steps in a row were not finite in fp16 "
-                f"(up to step {state.step}), and none of them moved the weights. Lower the learning rate, check the "
-                "inputs for NaN, or write self._precision = 'bf16'."
+                f"(up to step {state.progress.step}), and none of them moved the weights. Lower the learning rate, "
+                "check the inputs for NaN, or write self._precision = 'bf16'."
             )
             if trainer._on_nonfinite == "raise":
                 raise NonFiniteError(message)

@@ -190,7 +190,7 @@ def changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the plain data among a subclass's attributes that has changed since the run began."""
     state = trainer._run_state
     before = state.attributes_before
-    records = state.evaluation_records if state.phase == "evaluate" else None
+    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
     now = attributes(trainer) if records is None else records[1]
     return {name: value for name, value in now.items() if name not in before or before[name] != value}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,14 +50,15 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
         "epoch": trainer._epoch,
-        "step": state.epoch_step + state.batches if state.phase is not None else state.step,
+        "step": state.progress.complete_step,
         "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
         "model": components.model_state(components.model_of(trainer)),
         "averages": {name: average for name, average in averages.items() if average},
         "run": {
             "num_epochs": trainer._num_epochs,
-            "finished": state.phase is None and (trainer._epoch >= trainer._num_epochs or state.stop or state.leave),
-            "done": state.done,
+            "finished": state.progress.phase is None
+            and (trainer._epoch >= trainer._num_epochs or state.requests.ends_run),
+            "done": state.progress.last_epoch_done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
             "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
@@ -87,16 +87,12 @@ def _component(part: Any, name: str) -> dict[str, Any]:
 def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     """Return the position in the epoch, None at its end."""
     state = trainer._run_state
-    if state.phase is None:
+    if state.progress.phase is None:
         return None
     loader = trainer.train_loader
     return {
-        "phase": state.phase,
-        "batches": state.batches,
-        "asked": {"stop": state.stop, "leave": state.leave, "stop_loader": state.stop_loader},
-        "rng": _packed(state.epoch_rng),
-        "seconds": perf_counter() - state.epoch_started,
-        "schedulers": list(state.scheduler_marks),
+        **state.progress.state_dict(),
+        "asked": state.requests.state_dict(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
@@ -118,7 +114,7 @@ def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 def _measured(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what the metric objects have measured; of those without a ``state_dict`` the fields, as of a record."""
-    objects = trainer._run_state.objects
+    objects = trainer._run_state.metric_objects
     if objects is None:
         return {}
     found = objects.state_dict()
@@ -130,8 +126,8 @@ def _measured(trainer: ConvnetTrainer) -> dict[str, Any]:
 def callback_states(trainer: ConvnetTrainer) -> list[list[Any]]:
     """Return class and state of every callback, in their order: of the beginning of an evaluation, see `_rng`."""
     state = trainer._run_state
-    if state.phase == "evaluate" and state.evaluation_records is not None:
-        return state.evaluation_records[0]
+    if state.progress.phase == "evaluate" and state.progress.evaluation_records is not None:
+        return state.progress.evaluation_records[0]
     return [
         [type(callback).__name__, plain_data(callback.state_dict(), type(callback).__name__)]
         for callback in components.each(trainer.callbacks, list, tuple)
@@ -141,12 +137,8 @@ def callback_states(trainer: ConvnetTrainer) -> list[list[Any]]:
 def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the random numbers of now, or of the beginning of an evaluation under way, which begins anew."""
     state = trainer._run_state
-    return _packed(state.evaluation_rng if state.phase == "evaluate" else rng.get_state(*loaders(trainer)))
-
-
-def _packed(state: dict[str, Any]) -> dict[str, Any]:
-    # One that came from a checkpoint is packed already.
-    return state if isinstance(state["python"], list) else rng.packed(state)
+    evaluates = state.progress.phase == "evaluate"
+    return rng.packed(state.progress.evaluation_rng if evaluates else rng.get_state(*loaders(trainer)))
 
 
 def _state_dict(part: Any) -> Any:

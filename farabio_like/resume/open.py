@@ -36,14 +36,14 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         return bool(there) and (whole_run or there[0].samefile(path))
 
     if trainer._logdir is not None and distributed.from_main(newest):
-        state.run = rundir.RunDir.at(folder, type(trainer))
+        state.folder = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
-        distributed.from_main(partial(_put_in_order, trainer, state.run, saved, path))
-    state.saved_step = state.step
+        distributed.from_main(partial(_put_in_order, trainer, state.folder, saved, path))
+    state.saved_step = state.progress.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
         state.console.line(f"already at epoch {saved['epoch']} of {trainer._num_epochs}: nothing is left to train")
     elif saved["run"]["finished"] and resume_from is True and saved["run"]["num_epochs"] >= trainer._num_epochs:
-        state.stop = True
+        state.requests.stop = True
         state.console.line(
             f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
         )
@@ -60,8 +60,8 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
             checkpoint.link_durably(path, run.last)
             index.write_index(run.path, saved, [run.last, path])
         sharded.sweep(path.parent)
-        run.rewind(state.history, state.step, state.best[3] if state.best is not None else None)
-        csv.rewind(run.path, max((entry["epoch"] for entry in state.history), default=0), state.step)
+        run.rewind(state.history, state.progress.step, state.best[3] if state.best is not None else None)
+        csv.rewind(run.path, max((entry["epoch"] for entry in state.history), default=0), state.progress.step)
     except OSError as error:
         run.release()
         raise ConfigError(
@@ -85,7 +85,9 @@ def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
             state.best = None
         else:
             distributed.from_main(partial(checkpoint.link_durably, found, run.best))
-    distributed.from_main(partial(run.rewind, state.history, state.step, state.best[3] if state.best else None))
+    distributed.from_main(
+        partial(run.rewind, state.history, state.progress.step, state.best[3] if state.best else None)
+    )
     if "shards" not in state.resumed:
         # Killed before its first save, the run goes on with this one, not with the best.
         distributed.from_main(partial(checkpoint.link_durably, path, run.last))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, components, rng
@@ -26,10 +25,7 @@ def enter_epoch(trainer: ConvnetTrainer, items: Any) -> None:
     position = state.resumed["run"]["epoch"] if state.resumed is not None else None
     if position is None:
         return
-    if position["rng"] is not None:  # a rank that was not there has its own
-        state.epoch_rng = position["rng"]
-    state.epoch_started = perf_counter() - position["seconds"]
-    state.scheduler_marks = list(position["schedulers"])
+    state.progress.load_state_dict(position)
     if position["phase"] == "train" and position["batches"]:
         start = resumable.ResumePoint(
             position["batches"], lambda: ready(trainer), position["loader"], trainer._run_state.console.once
@@ -50,23 +46,23 @@ def ready(trainer: ConvnetTrainer) -> None:
 def go_on(trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
     """Return the items of an epoch that were not trained before; the metrics of those that were come back."""
     state = trainer._run_state
-    assert state.resumed is not None and state.means is not None and state.objects is not None
+    assert state.resumed is not None and state.means is not None and state.metric_objects is not None
     run, start = state.resumed["run"], state.start
     # Again: the hook that starts an epoch begins new records, sets the learning rate, and has done so before.
     load_parts(trainer, state.resumed)
     load_records(trainer, run)
     step_state.load_waiting(trainer, run["stepping"])
     state.means.load_state_dict(run["epoch"]["means"])
-    state.objects.load_state_dict(run["epoch"]["objects"])
+    state.metric_objects.load_state_dict(run["epoch"]["objects"])
     for name, record in run["epoch"]["objects"].get("records", {}).items():
-        metric = state.objects.metrics.get(name)
+        metric = state.metric_objects.metrics.get(name)
         if user_objects.fits(metric, record):
             user_objects.restore(metric, record, trainer.device)
-    state.batches = run["epoch"]["batches"]
+    state.progress.batches = run["epoch"]["batches"]
     state.start = None
     asked = run["epoch"]["asked"]
     if any(asked.values()):  # no further batch: it was saved between stop_train(), say, and the end of the epoch
-        state.stop, state.leave = asked["stop"], asked["leave"]
+        state.requests.load_state_dict(asked)
         ready(trainer)
         return iter(())
     if start is None:  # stopped before the first batch of the epoch
@@ -98,10 +94,10 @@ def trained_already(trainer: ConvnetTrainer) -> bool:
     assert state.resumed is not None
     load_parts(trainer, state.resumed)
     load_records(trainer, state.resumed["run"])
-    state.stop, state.leave = position["asked"]["stop"], position["asked"]["leave"]
+    state.requests.load_state_dict(position["asked"])
     trainer.epoch_metrics = copy.deepcopy(position["metrics"])
     trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
-    state.batches = position["batches"]
+    state.progress.batches = position["batches"]
     return True
 
 
@@ -110,9 +106,9 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     ready(trainer)
     # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
-    state.evaluation_records = (_records(trainer), attributes(trainer)) if state.run is not None else None
-    state.phase = "evaluate"
-    state.evaluation_rng = rng.get_state(*loaders(trainer))
+    state.progress.evaluation_records = (_records(trainer), attributes(trainer)) if state.folder is not None else None
+    state.progress.phase = "evaluate"
+    state.progress.evaluation_rng = rng.get_state(*loaders(trainer))
 
 
 def _records(trainer: ConvnetTrainer) -> list[list[Any]]:

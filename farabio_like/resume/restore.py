@@ -88,7 +88,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
         state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
     state.resumed = saved = {**_own_part(trainer, saved), "file": str(path)}
     run = saved["run"]
-    state.step, state.done = saved["step"], run["done"]
+    state.progress.step, state.progress.last_epoch_done = saved["step"], run["done"]
     state.best = tuple(run["best"]) if run["best"] is not None else None
     state.history[:] = copy.deepcopy(run["history"])
     trainer._epoch = saved["epoch"]
@@ -97,7 +97,7 @@ def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
     if position is not None:
         phase = f"batch {position['batches']}" if position["phase"] == "train" else "the training batches"
         where = f"{phase} of epoch {saved['epoch']}"
-    state.console.line(f"resuming from {path}: after {where}, step {state.step}")
+    state.console.line(f"resuming from {path}: after {where}, step {state.progress.step}")
     if path.name == CRASH and position is not None:
         several = run["made_with"].get("number of processes", 1) > 1
         rest = ", and it has metrics and gathered gradients of the first process alone" if several else ""

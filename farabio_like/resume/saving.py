@@ -27,31 +27,31 @@ def schedule_next(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     state.next_save, state.next_save_time = math.inf, math.inf
     if trainer._save_steps is not None:
-        state.next_save = (state.step // trainer._save_steps + 1) * trainer._save_steps
+        state.next_save = (state.progress.step // trainer._save_steps + 1) * trainer._save_steps
     if trainer._save_minutes is not None:
-        state.next_save = state.step + 1  # the clock is looked at after every step
+        state.next_save = state.progress.step + 1  # the clock is looked at after every step
         state.next_save_time = perf_counter() + 60 * trainer._save_minutes
 
 
 def after_step(trainer: ConvnetTrainer) -> None:
     """Write what is due, now that a step is complete with its callbacks and metrics; then end if a signal asks it."""
     state = trainer._run_state
-    asked = [name for name in state.asked if name in signals.NAMES]
-    saves, state.saves = state.saves, []
+    asked = [name for name in state.requests.asked if name in signals.NAMES]
+    saves, state.requests.saves = state.requests.saves, []
     # Of several ranks the first one's clock counts, see meeting.meet.
     due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
-    if trainer._save_steps is not None and state.step % trainer._save_steps == 0:
+    if trainer._save_steps is not None and state.progress.step % trainer._save_steps == 0:
         due = True
-    if due and state.run is not None:
-        saves.insert(0, state.run.last)
+    if due and state.folder is not None:
+        saves.insert(0, state.folder.last)
     if saves:
         write(trainer, saves)
     if due:
         schedule_next(trainer)
-    elif state.step >= state.next_save:
-        state.next_save = state.step + 1
-    state.asked = [name for name in asked if name != "SIGUSR1"]
-    signals.obey(state)
+    elif state.progress.step >= state.next_save:
+        state.next_save = state.progress.step + 1
+    state.requests.asked = [name for name in asked if name != "SIGUSR1"]
+    signals.obey(state.requests)
 
 
 def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> None:
@@ -104,18 +104,18 @@ def _store(trainer: ConvnetTrainer, saved: dict[str, Any], paths: list[Path]) ->
     """Write the file, and put the folder in order where it is the run's own; one rank does it."""
     state = trainer._run_state
     checkpoint.save(saved, *paths)
-    if distributed.is_main() and state.run is not None and paths[0].parent == state.run.last.parent:
-        index.write_index(state.run.path, saved, paths)
-        sharded.sweep(state.run.last.parent)
+    if distributed.is_main() and state.folder is not None and paths[0].parent == state.folder.last.parent:
+        index.write_index(state.folder.path, saved, paths)
+        sharded.sweep(state.folder.last.parent)
         state.saved_step = saved["step"]
 
 
 def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
     """Do what `ConvnetTrainer.save_checkpoint` says."""
     state = trainer._run_state
-    if state.running == "train" and state.phase == "train" and state.loader is not None:
-        state.saves.append(path)
-        state.asked.append("save")
+    if state.running == "train" and state.progress.phase == "train" and state.loader is not None:
+        state.requests.saves.append(path)
+        state.requests.asked.append("save")
     else:
         _write_now(trainer, [path])
 
@@ -127,23 +127,23 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
     have written together. What goes wrong here is printed: the error that ends the run comes out.
     """
     state = trainer._run_state
-    stopped = "SIGINT" in state.asked or "SIGTERM" in state.asked
-    at_once = signals.stops_at_once(state, error)
+    stopped = "SIGINT" in state.requests.asked or "SIGTERM" in state.requests.asked
+    at_once = signals.stops_at_once(state.requests, error)
     if state.ranks is not None:
         # Alone, a rank has its own shards only; one that starts again goes on exactly, from the last common save.
         if not distributed.is_main() or fsdp.are_in(trainer) or distributed.starts_again():
             return
         stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
-    if state.run is None or at_once or state.phase is None or isinstance(error, CheckpointError):
+    if state.folder is None or at_once or state.progress.phase is None or isinstance(error, CheckpointError):
         return
     try:
         state.writer.finish()
-        if state.epoch_step + state.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
+        if state.progress.epoch_step + state.progress.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
             return
         name = index.LAST if stopped else index.CRASH
-        write(trainer, [state.run.last.with_name(name)], together=False)
+        write(trainer, [state.folder.last.with_name(name)], together=False)
         if not stopped:
-            state.console.line(f"what was trained until the error is in {state.run.last.with_name(name)}")
+            state.console.line(f"what was trained until the error is in {state.folder.last.with_name(name)}")
     except Exception as further:
         print("another error, while saving after the one that ends the run:", file=sys.stderr)
         traceback.print_exception(further)

@@ -15,51 +15,35 @@ if TYPE_CHECKING:
 def after_step(trainer: ConvnetTrainer) -> None:
     """After a training step: leave in force only what all ranks do now. A rank without a wish passes by."""
     state = trainer._run_state
-    assert state.ranks is not None
-    meetings = state.ranks.meetings
-    meetings.passed += 1
+    ranks, requests = state.ranks, state.requests
+    assert ranks is not None
+    agreement = ranks.agreement
+    agreement.passed += 1
     if perf_counter() >= state.next_save_time and distributed.is_main():
         state.next_save_time = float("inf")
-        state.asked.append("SIGUSR1")  # one clock counts
-    signals.collect(state)
-    wants = state.stop or state.leave or state.stop_loader or state.asked
-    if meetings.due == meetings.passed or (wants and meetings.ask()):
-        meetings.due = -1
+        requests.asked.append("SIGUSR1")  # one clock counts
+    signals.collect(requests)
+    wants = requests.any()
+    if agreement.due == agreement.passed or (wants and agreement.ask()):
+        agreement.due = -1
         agree(trainer)
     elif wants:
-        _postpone(trainer)
-
-
-def _postpone(trainer: ConvnetTrainer) -> None:
-    """Put wishes aside until the meeting."""
-    state = trainer._run_state
-    assert state.ranks is not None
-    state.ranks.held.append((state.stop, state.leave, state.stop_loader, state.asked, state.saves))
-    state.stop = state.leave = state.stop_loader = False
-    state.asked, state.saves = [], []
+        ranks.postponed.append(requests.take())
 
 
 def resume_postponed(trainer: ConvnetTrainer) -> None:
-    """Take wishes up again: at the meeting, or at the end of the pass."""
+    """Take requests up again that were put aside: when the ranks agree, or at the end of the pass."""
     state = trainer._run_state
     assert state.ranks is not None
-    for stop, leave, stop_loader, asked, saves in state.ranks.held:
-        state.stop, state.leave = state.stop or stop, state.leave or leave
-        state.stop_loader = state.stop_loader or stop_loader
-        state.asked = [*asked, *state.asked]
-        state.saves = [*saves, *state.saves]
-    state.ranks.held = []
+    state.requests.merge(state.ranks.postponed)
+    state.ranks.postponed = []
 
 
 def agree(trainer: ConvnetTrainer) -> None:
-    """Want on every rank what any of them wants, signals that have come too; all ranks have to call it."""
+    """Ask on every rank for what any of them asks for, signals that have come too; all ranks have to call it."""
     state = trainer._run_state
-    signals.collect(state)
+    signals.collect(state.requests)
     if state.ranks is None:
         return
     resume_postponed(trainer)
-    wishes = distributed.gather_objects(((state.stop, state.leave, state.stop_loader), (state.asked, state.saves)))
-    flags, lists = [flags for flags, _ in wishes], [lists for _, lists in wishes]
-    state.stop, state.leave, state.stop_loader = (any(of_ranks) for of_ranks in zip(*flags, strict=True))
-    state.asked = list(dict.fromkeys(name for asked, _ in lists for name in asked))
-    state.saves = list(dict.fromkeys(path for _, saves in lists for path in saves))
+    state.requests.merge(distributed.gather_objects(state.requests.take()))

@@ -71,13 +71,15 @@ def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
     state, attributes = trainer._run_state, vars(trainer)
     kept = dict(attributes)
     contents = [(value, copy.copy(value)) for value in kept.values() if type(value) in (list, dict)]
-    run = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    groups: list[Any] = [state, state.requests, state.progress]
+    fields = [{field.name: getattr(group, field.name) for field in dataclasses.fields(group)} for group in groups]
     state.listeners = {}
     try:
         yield
     finally:
-        for name, value in run.items():
-            setattr(state, name, value)
+        for group, before in zip(groups, fields, strict=True):
+            for name, value in before.items():
+                setattr(group, name, value)
         attributes.clear()
         attributes.update(kept)
         for value, content in contents:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.writer import Writer
@@ -13,6 +12,8 @@ from ..loggers.console import Console
 from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..plots.painter import Painter
+from .progress import Progress
+from .requests import Requests
 
 if TYPE_CHECKING:
     from ..config.stages import Stage
@@ -33,7 +34,7 @@ class RunState:
 
     console: Console = field(default_factory=Console)
     pictures: Painter = field(default_factory=Painter)
-    run: RunDir | None = None
+    folder: RunDir | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     running: str | None = None  # "train" or "test" while that method runs
     exception: BaseException | None = None
@@ -42,60 +43,44 @@ class RunState:
     given: dict[str, Any] = field(default_factory=dict)  # BATCH_PARTS that the constructor's hooks set: a size, say
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 
-    # The loop: what is being read, and what was asked of it.
+    requests: Requests = field(default_factory=Requests)
+    progress: Progress = field(default_factory=Progress)
+
+    # The pass over a loader.
     loader: str | None = None
     item: Any = NOTHING
     lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
     skip: bool = False  # the item under way does not count
     initial_loss: Any = None  # self.loss before the hook that starts a pass
-    stop: bool = False
-    leave: bool = False
-    stop_loader: bool = False
-    further: bool = False  # evaluate_loader() reads one that is not the run's own
+    of_other_loader: bool = False  # evaluate_loader() reads one that is not the run's own
+    means: RunningMeans | None = None  # of the training pass
+    metric_objects: MetricObjects | None = None
 
-    # Counting.
-    step: int = 0
-    trained_step: int = 0  # the last one whose training_step() has returned
-    done: int | None = None  # the last finished epoch
+    # Stages and epochs.
     stage: Stage | None = None
     stage_end: int | None = None
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
-    epoch_started: float = 0.0
-    scheduler_marks: list[int] = field(default_factory=list)  # positions of the schedulers when the epoch began
-    left_early: bool = False  # this epoch's evaluation was
-    # The steps of the optimizers; None where every batch is one plain step.
-    stepping: Stepping | None = None
-    moved: bool = True  # the batch under way has moved the weights
-    gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
-    missed: int = 0  # batches before it that have not
-    skipped: int = 0  # steps of this epoch left out because something was not finite
     weights_version: int | None = None  # when the first epoch began
-    late: bool = False  # the weights were moved once more after the pass's last batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
 
+    # The steps of the optimizers.
+    stepping: Stepping | None = None  # None where every batch is one plain step
+    moved: bool = True  # the batch under way has moved the weights
+    gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
+    batches_without_step: int = 0  # before it that have not
+    skipped: int = 0  # steps of this epoch left out because something was not finite
+    moved_after_pass: bool = False  # the weights were moved once more after the pass's last batch
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
-    # Where the epoch is, for a checkpoint of it.
-    phase: str | None = None  # "train" or "evaluate" in an epoch
-    batches: int = 0  # trained in this epoch
-    epoch_step: int = 0  # steps before it
-    epoch_rng: dict[str, Any] = field(default_factory=dict)
-    evaluation_rng: dict[str, Any] = field(default_factory=dict)
-    # States of the callbacks and attributes when it began, in a run that has a folder.
-    evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
-    means: RunningMeans | None = None
-    objects: MetricObjects | None = None
-    attributes_before: dict[str, Any] = field(default_factory=dict)  # of a subclass, before the first step
+
+    # What a subclass's objects were before the first step: what differs later has a state.
+    attributes_before: dict[str, Any] = field(default_factory=dict)  # plain data
     modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
     objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
     marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
     left_out: set[str] = field(default_factory=set)  # of them, said to be in no checkpoint
 
     # Saving and going on.
-    signals: list[str] = field(default_factory=list)  # that have come at any moment; see signals.take
-    asked: list[str] = field(default_factory=list)  # of them, and "save", to be seen to after the step
-    notes_signals: int | None = None  # the id of this object; a copy's signals are not noted
-    saves: list[Path] = field(default_factory=list)  # files asked for within a batch
     next_save: float = math.inf  # the step after which a save is due
     next_save_time: float = math.inf
     saved_step: int = 0  # what the newest checkpoint holds
@@ -112,7 +97,7 @@ class RunState:
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
     """Return the number of the epoch that comes next."""
-    done = trainer._run_state.done
+    done = trainer._run_state.progress.last_epoch_done
     return trainer._start_epoch if done is None else max(done + 1, trainer._start_epoch)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
     """Return whether this epoch is evaluated."""
     state = trainer._run_state
-    if not trainer._has_eval or state.leave or (trainer._epoch % trainer._eval_interval and not first):
+    if not trainer._has_eval or state.requests.exit_asked or (trainer._epoch % trainer._eval_interval and not first):
         return False
     if trainer.valid_loader is None and trainer.valid_epoch_iter is None:
         if hooks.is_default(trainer, "evaluate_epoch", "on_evaluate_epoch_start"):

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 def draw_epoch(trainer: ConvnetTrainer) -> None:
     """Draw the curves so far, where that costs little."""
     state = trainer._run_state
-    if state.run is not None and distributed.is_main():
+    if state.folder is not None and distributed.is_main():
         best = state.best[3] if state.best else None
-        state.pictures.draw(state.history, best, state.run.path / "plots" / "curves.png")
+        state.pictures.draw(state.history, best, state.folder.path / "plots" / "curves.png")
 
 
 def draw_run(trainer: ConvnetTrainer) -> None:
     """Draw the pictures that follow from the history, if there is any, and write the report. A failure is a warning."""
     state = trainer._run_state
-    if state.run is None or not distributed.is_main():
+    if state.folder is None or not distributed.is_main():
         return
     if state.history:
-        _draw_history(trainer, state.run.path)
+        _draw_history(trainer, state.folder.path)
     write_report(trainer)
 
 
@@ -47,11 +47,11 @@ def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
 def write_report(trainer: ConvnetTrainer) -> None:
     """Write ``report.html``. A failure is a warning: it must not hide the result of a run."""
     state = trainer._run_state
-    if state.run is None or state.running == "train" or not distributed.is_main():
+    if state.folder is None or state.running == "train" or not distributed.is_main():
         return
     try:
-        report.write(state.run.path)
+        report.write(state.folder.path)
     except ImportError as error:
         state.console.once(f'no report: {error}. Install it: pip install "farabio-like[report]"')
     except Exception as error:
-        warnings.warn(f"the report of {state.run.path} could not be written: {error!r}", stacklevel=2)
+        warnings.warn(f"the report of {state.folder.path} could not be written: {error!r}", stacklevel=2)

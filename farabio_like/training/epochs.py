@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
-    state.epoch_started = perf_counter()
-    state.left_early = False
-    state.scheduler_marks = [position_of(scheduler) for scheduler in schedulers_of(trainer)]
-    state.trained, state.loaded = True, None
-    state.phase, state.batches, state.start, state.trained_step = "train", 0, None, 0
     resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
-    state.epoch_step = state.step - (resumed["batches"] if resumed is not None else 0)
-    state.epoch_rng = get_state(*attributes.loaders(trainer))
+    state.progress.begin_epoch(
+        [position_of(scheduler) for scheduler in schedulers_of(trainer)],
+        get_state(*attributes.loaders(trainer)),
+        resumed["batches"] if resumed is not None else 0,
+    )
+    state.trained, state.loaded, state.start = True, None, None
     trainer.epoch_metrics = {}
-    own_step = state.done is None and not hooks.is_default(trainer, "training_step")
+    own_step = state.progress.last_epoch_done is None and not hooks.is_default(trainer, "training_step")
     state.weights_version = _weights_version(trainer) if own_step else None
 
 
@@ -50,7 +49,7 @@ def training_ends(trainer: ConvnetTrainer) -> bool:
 def _check_learning(trainer: ConvnetTrainer) -> None:
     """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
     state = trainer._run_state
-    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.batches
+    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.progress.batches
     if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
         gathers = any(p.grad is not None for p in components.attribute_parameters(trainer).values())
         if not gathers and not any(getattr(part, "state", None) for part in components.each(trainer.optimizer)):
@@ -77,7 +76,7 @@ def add_to_history(trainer: ConvnetTrainer) -> None:
             "train": trainer.epoch_metrics.get("train", {}),
             "valid": trainer.epoch_metrics.get("valid", {}),
             "lr": components.learning_rates(trainer.optimizer),
-            "seconds": perf_counter() - state.epoch_started,
+            "seconds": perf_counter() - state.progress.epoch_started,
         }
     )
 
@@ -85,33 +84,33 @@ def add_to_history(trainer: ConvnetTrainer) -> None:
 def finish_epoch(trainer: ConvnetTrainer) -> None:
     """After on_epoch_end, once per epoch: find the best epoch, save, print and write the epoch's line."""
     state = trainer._run_state
-    if state.done == trainer._epoch:
+    if state.progress.last_epoch_done == trainer._epoch:
         return
     rank_requests.agree(trainer)
     if not state.history or state.history[-1]["epoch"] != trainer._epoch:
         add_to_history(trainer)  # a subclass with a train_epoch of its own
-    state.done = trainer._epoch
-    if state.phase is None:  # a subclass with a train_epoch of its own
+    state.progress.last_epoch_done = trainer._epoch
+    if state.progress.phase is None:  # a subclass with a train_epoch of its own
         state.trained, state.loaded = True, None
-    state.epoch_started = perf_counter()
-    state.phase, state.means, state.objects = None, None, None
+    state.progress.epoch_started = perf_counter()
+    state.progress.phase, state.means, state.metric_objects = None, None, None
     entry = state.history[-1]
     for part in ("train", "valid"):
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
     step_schedulers(trainer, entry)
-    best = not state.left_early and note_best(trainer, entry)
-    last = trainer._epoch >= trainer._num_epochs or state.stop or state.leave
-    if state.run is None and (last or "loss" not in entry["train"]):
+    best = not state.progress.left_early and note_best(trainer, entry)
+    last = trainer._epoch >= trainer._num_epochs or state.requests.ends_run
+    if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
-    if state.run is not None:
-        if best or last or state.asked or trainer._epoch % trainer._save_epoch == 0:
+    if state.folder is not None:
+        if best or last or state.requests.asked or trainer._epoch % trainer._save_epoch == 0:
             # The best first: of a process that is killed between the two names, it is the newest to go on from.
-            saving.write(trainer, [state.run.best, state.run.last] if best else [state.run.last])
+            saving.write(trainer, [state.folder.best, state.folder.last] if best else [state.folder.last])
             saving.schedule_next(trainer)
-        state.run.append({**entry, "best": best})
+        state.folder.append({**entry, "best": best})
         if not last:
             drawing.draw_epoch(trainer)
     loggers.record_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
-    state.asked = [name for name in state.asked if name in ("SIGINT", "SIGTERM")]
-    signals.obey(state)
+    state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
+    signals.obey(state.requests)

@@ -45,8 +45,8 @@ LONGEST_ERROR = 2000  # characters of a message in metrics.jsonl
 def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
-    state.stop = state.leave = False
-    state.resumed, state.phase = None, None
+    state.requests.stop = state.requests.exit_asked = False
+    state.resumed, state.progress.phase = None, None
     state.item = loader_pass.NOTHING
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
@@ -61,20 +61,25 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if resume_from:
         resume_run(trainer, resume_from)
     first = first_epoch(trainer)
-    if state.resumed is None and state.done is not None and first > trainer._num_epochs and trainer._stages is None:
-        trainer._num_epochs = state.done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    if (
+        state.resumed is None
+        and state.progress.last_epoch_done is not None
+        and first > trainer._num_epochs
+        and trainer._stages is None
+    ):
+        trainer._num_epochs = state.progress.last_epoch_done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
     saving.schedule_next(trainer)
     state.attributes_before = attributes.attributes(trainer)
     while state.history and state.history[-1]["epoch"] >= first:
         state.history.pop()  # an epoch that was interrupted at its end, and is trained again
-    if trainer._logdir is not None and state.run is None:
-        state.run = rundir.RunDir(trainer._logdir, type(trainer))
-        trainer.run_dir = state.run.path
-        state.run.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
+    if trainer._logdir is not None and state.folder is None:
+        state.folder = rundir.RunDir(trainer._logdir, type(trainer))
+        trainer.run_dir = state.folder.path
+        state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
         if state.resumed is not None:
-            bring_along(trainer, state.run)
-    if state.run is not None:
-        distributed.from_main(state.run.hold)
+            bring_along(trainer, state.folder)
+    if state.folder is not None:
+        distributed.from_main(state.folder.hold)
     state.saved = False
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
@@ -86,25 +91,25 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(f"files in {trainer.run_dir}")
     optim_steps.bind(trainer)
     state.determinism = compute.make_deterministic() if trainer._deterministic else None
-    state.running, state.epoch_started = "train", perf_counter()
+    state.running, state.progress.epoch_started = "train", perf_counter()
 
 
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
-    signals.collect(state)
+    signals.collect(state.requests)
     # The news of a worker's death may have come anywhere, in a training step say.
-    loader = {"train": "train", "evaluate": "valid"}.get(state.phase or "")
-    where = f"in epoch {trainer._epoch}, after step {state.epoch_step + state.batches}"
+    loader = {"train": "train", "evaluate": "valid"}.get(state.progress.phase or "")
+    where = f"in epoch {trainer._epoch}, after step {state.progress.epoch_step + state.progress.batches}"
     lost: BaseException | None = worker_processes.lost_worker(error, loader, where)
-    ended = signals.ending(state)
+    ended = signals.ending(state.requests)
     if lost is not None and ended is not None:
         error, lost = ended, ended  # a signal to all processes of the run: the workers end at once
     if error is not None:
         distributed.failed(error)
         error_notes.add_note(trainer, error)
     state.exception = error
-    state.running, state.stop, state.leave = None, False, False
+    state.running, state.requests.stop, state.requests.exit_asked = None, False, False
     steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     if error is not None:
@@ -126,32 +131,38 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
     optim_steps.forget(trainer)
-    if state.run is not None:
-        state.run.release()
+    if state.folder is not None:
+        state.folder.release()
     if state.determinism is not None:
         compute.restore_determinism(state.determinism)
         state.determinism = None
     leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
-    state.phase, state.means, state.objects, state.resumed, state.saves = None, None, None, None, []
+    state.progress.phase, state.means, state.metric_objects, state.resumed, state.requests.saves = (
+        None,
+        None,
+        None,
+        None,
+        [],
+    )
     if error is None and first is not None:
         raise first
     if lost is not None:
         raise lost from (None if lost is error else error)
     if error is None:
         rank_requests.agree(trainer)
-        signals.obey(state)
+        signals.obey(state.requests)
 
 
 def _close_run(trainer: ConvnetTrainer) -> None:
     """Write the weights and the curves, print where everything is."""
     state = trainer._run_state
-    if trainer._load_best and state.run is not None and distributed.from_main(state.run.best.is_file):
-        load_weights(trainer, state.run.best)
-    if state.run is not None and state.history:
+    if trainer._load_best and state.folder is not None and distributed.from_main(state.folder.best.is_file):
+        load_weights(trainer, state.folder.best)
+    if state.folder is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
             checkpoint.save(
-                sharded.whole_state(components.model_state(components.model_of(trainer))), state.run.weights
+                sharded.whole_state(components.model_state(components.model_of(trainer))), state.folder.weights
             )
         drawing.draw_run(trainer)
     closing = []
@@ -169,9 +180,9 @@ def _close_run(trainer: ConvnetTrainer) -> None:
 def _report_failure(trainer: ConvnetTrainer, error: BaseException) -> None:
     """Write down what has ended the run, draw what was recorded until then, and write the report."""
     state = trainer._run_state
-    if state.run is None or signals.stops_at_once(state, error):
+    if state.folder is None or signals.stops_at_once(state.requests, error):
         return
     text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR].rstrip(": ")
     with contextlib.suppress(CheckpointError):  # no room, which may be what has ended the run
-        state.run.append({"step": state.step, "error": text})
+        state.folder.append({"step": state.progress.step, "error": text})
     drawing.draw_run(trainer)

@@ -29,7 +29,7 @@ def step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:
     """Step the schedulers that move per epoch, unless the subclass steps them itself."""
     if trainer._scheduler_step != "epoch" or trainer.scheduler is None or hooks.steps_schedulers(trainer):
         return
-    for scheduler, mark in zip(schedulers_of(trainer), trainer._run_state.scheduler_marks, strict=False):
+    for scheduler, mark in zip(schedulers_of(trainer), trainer._run_state.progress.scheduler_marks, strict=False):
         if position_of(scheduler) != mark:
             continue
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):

@@ -20,13 +20,13 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     state = trainer._run_state
     if (
         trainer._evaluate_first
-        and state.done is None
+        and state.progress.last_epoch_done is None
         and state.resumed is None
         and evaluation_is_due(trainer, first=True)
     ):
         trainer.evaluate_epoch()
-        if state.run is not None:
-            state.run.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
+        if state.folder is not None:
+            state.folder.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
         loggers.record_epoch(
             trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
         )
@@ -36,14 +36,14 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         restore.restore(trainer)
         yield
         return
-    if state.stop or first_epoch(trainer) > trainer._num_epochs:
+    if state.requests.stop or first_epoch(trainer) > trainer._num_epochs:
         restore.restore(trainer, weights_only=True)
     end = trainer._start_epoch - 1
     for stage in trainer._stages:
         end += stage.num_epochs
         # A stage that was resumed at its end has still to run its on_stage_end.
         goes_on = state.resumed is not None and state.resumed["run"]["stage"] == stage.name
-        if state.stop or state.leave or (first_epoch(trainer) > end and not goes_on):
+        if state.requests.ends_run or (first_epoch(trainer) > end and not goes_on):
             continue
         state.stage, state.stage_end = stage, end
         state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}

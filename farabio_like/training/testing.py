@@ -28,10 +28,12 @@ def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
     state = trainer._run_state
     if state.loaded is not None:
         return None
-    if state.running == "test" and state.phase is not None:  # test() in a hook of an epoch: training goes on with these
+    if (
+        state.running == "test" and state.progress.phase is not None
+    ):  # test() in a hook of an epoch: training goes on with these
         return None
-    if state.run is not None and state.run.best.is_file():
-        return state.run.best
+    if state.folder is not None and state.folder.best.is_file():
+        return state.folder.best
     if state.trained:
         return None
     if trainer._model_path is not None:
@@ -101,8 +103,8 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
     state.console.metrics("test", metrics)
     if state.weights:
         state.console.line(f"weights: {state.weights}")
-    if state.run is not None:
-        state.run.append({"test": metrics, "weights": state.weights})
+    if state.folder is not None:
+        state.folder.append({"test": metrics, "weights": state.weights})
         drawing.write_report(trainer)
     loggers.record_epoch(trainer, {"epoch": trainer._epoch, "test": metrics})
     return metrics

@@ -84,10 +84,14 @@ def everything(trainer):
             trainer.step,
             trainer.epoch,
             trainer.loader_name,
-            trainer._run_state.stop,
+            trainer._run_state.requests.stop,
             trainer._run_state.item,
         ),
-        "run": {name: getattr(trainer._run_state, name) for name in ("trained", "done", "listeners", "lent")},
+        "run": {name: getattr(trainer._run_state, name) for name in ("trained", "listeners", "lent")},
+        "progress": {
+            name: getattr(trainer._run_state.progress, name)
+            for name in ("last_epoch_done", "trained_step", "phase", "batches", "epoch_step", "left_early")
+        },
         "torch": torch.get_rng_state().tolist(),
         "numpy": repr(np.random.get_state()),
         "python": random.getstate(),

@@ -85,9 +85,9 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(name, when, tmp_path):
     resumed = trainer_with(Longer, fresh, Restore(fresh, state))
     resumed.model.load_state_dict(state["model"])
     resumed.optimizer.load_state_dict(state["optimizer"])
-    resumed._run_state.step, resumed._run_state.done = state["step"], len(state["history"])
+    resumed._run_state.progress.step, resumed._run_state.progress.last_epoch_done = state["step"], len(state["history"])
     resumed._run_state.history[:] = state["history"]
-    resumed._run_state.run, resumed.run_dir = whole._run_state.run, whole.run_dir
+    resumed._run_state.folder, resumed.run_dir = whole._run_state.folder, whole.run_dir
     resumed.train()
     assert_same(fresh.state_dict(), callback.state_dict())
     assert_same(resumed.model.state_dict(), whole.model.state_dict())

@@ -378,6 +378,6 @@ def test_a_signal_at_the_end_of_training_does_not_wait_for_the_evaluation():
 
 def test_a_worker_may_get_the_trainer_whose_run_it_reads_for():
     trainer, sent = Tensors({"_logdir": "runs"}), []
-    trainer.on_train_start = lambda: sent.append(pickle.loads(pickle.dumps(trainer._run_state.run)))
+    trainer.on_train_start = lambda: sent.append(pickle.loads(pickle.dumps(trainer._run_state.folder)))
     trainer.train()
     assert [run.path for run in sent] == [trainer.run_dir]

@@ -1,0 +1,95 @@
+"""`Progress`: where a run is, in steps, epochs and batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from .. import rng
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run is.
+
+    NOTE: ``epoch_step + batches`` is the last training step that is complete, with its callbacks and metrics; `step`
+    is one more within a batch. A checkpoint counts by the former, or a run that goes on would leave a batch out.
+
+    Attributes
+    ----------
+    step : int
+        Number of the current training batch since the first, from 1.
+    trained_step : int
+        The last one whose ``training_step`` has returned.
+    last_epoch_done : int or None
+        The last finished epoch.
+    phase : "train", "evaluate" or None
+        What the epoch is doing; None between two epochs.
+    batches : int
+        Trained in this epoch.
+    epoch_step : int
+        Steps before this epoch.
+    epoch_started : float
+        When, by ``time.perf_counter``.
+    left_early : bool
+        This epoch's evaluation was.
+    scheduler_marks : list of int
+        Positions of the schedulers when the epoch began.
+    epoch_rng, evaluation_rng : dict
+        Random numbers when the epoch began, and its evaluation.
+    evaluation_records : tuple or None
+        States of the callbacks, and the plain attributes, when the evaluation began, in a run that has a folder.
+    """
+
+    step: int = 0
+    trained_step: int = 0
+    last_epoch_done: int | None = None
+    phase: str | None = None
+    batches: int = 0
+    epoch_step: int = 0
+    epoch_started: float = 0.0
+    left_early: bool = False
+    scheduler_marks: list[int] = field(default_factory=list)
+    epoch_rng: dict[str, Any] = field(default_factory=dict)
+    evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
+
+    @property
+    def complete_step(self) -> int:
+        """The last training step that is complete."""
+        return self.epoch_step + self.batches if self.phase is not None else self.step
+
+    def begin_epoch(self, schedulers: list[int], numbers: dict[str, Any], batches: int) -> None:
+        """Begin to count an epoch.
+
+        Parameters
+        ----------
+        schedulers : list of int
+            Their positions.
+        numbers : dict
+            The state of the random numbers.
+        batches : int
+            Trained in it before, by the run that is resumed.
+        """
+        self.epoch_started, self.left_early = perf_counter(), False
+        self.scheduler_marks, self.epoch_rng = schedulers, numbers
+        self.phase, self.batches, self.trained_step = "train", 0, 0
+        self.epoch_step = self.step - batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the epoch under way."""
+        return {
+            "phase": self.phase,
+            "batches": self.batches,
+            "rng": rng.packed(self.epoch_rng),
+            "seconds": perf_counter() - self.epoch_started,
+            "schedulers": list(self.scheduler_marks),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back where the epoch began, as `state_dict` gave it; its batches come back when they are passed over."""
+        if state["rng"] is not None:  # a rank that was not there has its own
+            self.epoch_rng = state["rng"]
+        self.epoch_started = perf_counter() - state["seconds"]
+        self.scheduler_marks = list(state["schedulers"])
