@@ -17,7 +17,7 @@ from typing import Any
 from . import plots
 from .errors import ConfigError
 from .loggers.console import number, rate, seconds
-from .rundir import reader
+from .rundir import layout, reader
 from .rundir.reader import RunFiles
 
 MOST_ROWS = 200  # epochs in the table
@@ -49,7 +49,7 @@ def write(folder: str | Path) -> Path:
     # The values are anything that users name so: all of them are escaped.
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = templates.get_template("report.html.jinja").render(contents(run))
-    target, unfinished = run.path / "report.html", run.path / f".report.html.{os.getpid()}"
+    target, unfinished = run.path / layout.REPORT, run.path / f".{layout.REPORT}.{os.getpid()}"
     try:
         unfinished.write_text(page, encoding="utf-8", errors="replace")
         os.replace(unfinished, target)
@@ -74,7 +74,7 @@ def draw_bars(
                 fits = class_names is not None and {len(value) for value in lists.values()} == {len(class_names)}
                 figure = plots.class_bars(lists, class_names if fits else None)
                 figure.suptitle(f"{part}, epoch {entry['epoch']}", fontsize=10)
-                plots.save(figure, folder / "plots" / "per_class.png")
+                plots.save(figure, folder / layout.PLOTS / layout.PER_CLASS)
                 return
 
 
@@ -91,7 +91,7 @@ def contents(run: RunFiles) -> dict[str, Any]:
         "error": run.error,
         "best": [_best_row(run, name) for name in plots.metric_names(run.history)],
         "test": [(name, number(value)) for name, value in run.test.items() if isinstance(value, (int, float))],
-        "pictures": _pictures(run.path / "plots"),
+        "pictures": _pictures(run.path / layout.PLOTS),
         "columns": [(part, plots.shorten(name)) for part, name in columns],
         "epochs": [{"best": e["epoch"] == run.best_epoch, "cells": _cells(e, columns)} for e in rows],
         "left_out": len(run.history) - len(rows),
@@ -153,7 +153,7 @@ def _pictures(folder: Path) -> list[dict[str, Any]]:
     """Return the pictures as ``data:`` addresses, the curves first, with the width of those that are PNG."""
     found = [path for path in folder.glob("*") if path.suffix.lower() in KINDS and not path.name.startswith(".")]
     pictures = []
-    for path in sorted(found, key=lambda path: (path.stem != "curves", path.name)):
+    for path in sorted(found, key=lambda path: (path.name != layout.CURVES, path.name)):
         data, kind = path.read_bytes(), KINDS[path.suffix.lower()]
         address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
         width = int.from_bytes(data[16:20], "big") if kind == "image/png" else 0  # the header's first field
@@ -184,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).run_folder
     try:
         run = reader.read(folder)
-        plots.save(plots.curves(run.history, run.best_epoch), run.path / "plots" / "curves.png")
-        if not (run.path / "plots" / "per_class.png").is_file():  # the run knew the names of the classes
+        plots.save(plots.curves(run.history, run.best_epoch), run.path / layout.PLOTS / layout.CURVES)
+        if not (run.path / layout.PLOTS / layout.PER_CLASS).is_file():  # the run knew the names of the classes
             draw_bars(run.path, run.history, run.best_epoch)
         print(write(folder))
     except (ConfigError, OSError) as error:

@@ -62,7 +62,7 @@ def test_processes_that_start_together_get_numbers_of_their_own():
             numbers += json.load(file)
         assert os.waitpid(child, 0)[1] == 0
     assert sorted(map(int, numbers)) == list(range(1, 101))
-    assert runs.run_numbers(Path("runs/Owner")) and len(os.listdir("runs/Owner")) == 100
+    assert len(os.listdir("runs/Owner")) == 100
 
 
 def test_two_trainings_of_one_trainer_are_one_run():
@@ -151,6 +151,7 @@ def test_a_full_disk_is_an_error_before_the_first_step(in_child):
 
 def append_without_room():
     run = rundir.RunDir("runs", Owner)
+    run.append({"step": 1})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limit[1]))
     try:
@@ -159,10 +160,12 @@ def append_without_room():
         return str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        run.append({"step": 2})
 
 
-def test_a_disk_that_is_full_at_a_line_of_metrics_names_the_file(in_child):
+def test_a_disk_that_is_full_at_a_line_of_metrics_names_the_file_and_the_next_line_is_whole(in_child):
     assert "cannot write runs/Owner/1/metrics.jsonl: File too large" in in_child(append_without_room)
+    assert Path("runs/Owner/1/metrics.jsonl").read_text() == '{"step": 1}\n{"text":\n{"step": 2}\n'
 
 
 def test_no_logdir_writes_nothing_at_all():

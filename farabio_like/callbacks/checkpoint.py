@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import checkpoint, components, distributed
 from ..checks.arguments import positive, whole_number
 from ..errors import ConfigError
+from ..rundir import layout
 from .base import Callback
 from .monitor import Monitor
 
@@ -96,7 +97,7 @@ class Checkpoint(Callback):
             if isinstance(other, Checkpoint) and other is not self and self.top_k and other.top_k:
                 if other._label == self._label:
                     raise ConfigError(f"two Checkpoint callbacks keep the best by {self.monitor.name!r}; take one.")
-        folder = trainer.run_dir / "checkpoints"
+        folder = trainer.run_dir / layout.CHECKPOINTS
         if trainer.step == 0 or self._folder not in (None, folder):
             self._kept = []
         self._folder = folder

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import distributed, plots
 from ..errors import ConfigError, DataError
+from ..rundir import layout
 from .labels import LabelMetric, confusion
 from .metric import add
 
@@ -102,4 +103,4 @@ class ConfusionMatrix(LabelMetric):
             self.say_once(f"no picture of the confusion matrix: {error}. Install it: pip install matplotlib")
             return
         figure.axes[0].set_title(loader if loader == "test" else f"{loader}, epoch {trainer.epoch}")
-        plots.save(figure, trainer.run_dir / "plots" / f"{self.prefix}confusion_matrix.png")
+        plots.save(figure, trainer.run_dir / layout.PLOTS / f"{self.prefix}confusion_matrix.png")

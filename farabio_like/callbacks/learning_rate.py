@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import distributed, plots
 from ..errors import ConfigError
+from ..rundir import layout
 from .base import Callback
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class LearningRateMonitor(Callback):
         except ImportError as error:
             trainer._run_state.console.once(f"no learning_rate.png: {error}. Install it: pip install matplotlib")
             return
-        plots.save(figure, trainer.run_dir / "plots" / "learning_rate.png")
+        plots.save(figure, trainer.run_dir / layout.PLOTS / "learning_rate.png")
 
     def _flush(self, path: Path) -> None:
         if self.waiting and distributed.is_main():

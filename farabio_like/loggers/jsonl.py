@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..callbacks.base import Logger
-from ..checkpoint.plain import finite
+from ..rundir import layout
+from ..rundir.folder import append_line
 
 
 class IntervalLines(Logger):
@@ -16,11 +16,10 @@ class IntervalLines(Logger):
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
         """Know the file."""
         assert run_dir is not None  # only then a run has one of these
-        self.path = run_dir / "metrics.jsonl"
+        self.path = run_dir / layout.METRICS
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add one line, by one write, so that the lines of epochs come between."""
+        """Add one line."""
         own = {name.removeprefix("running/"): v for name, v in values.items() if name.startswith("running/")}
         if own:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite({"step": step, **own})) + "\n")
+            append_line(self.path, {"step": step, **own})

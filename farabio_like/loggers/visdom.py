@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..callbacks.base import Logger
 from ..errors import ConfigError
+from ..rundir import layout
 from .curves import Curve
 from .images import figure_png, grid, png
 from .run import numbers_of
@@ -104,7 +105,7 @@ class VisdomLogger(Logger):
         own = f"{run_dir.parent.name}_{run_dir.name}" if run_dir is not None else "main"
         self.env = str(setting("env", own)).replace("/", "_")
         if run_dir is not None:
-            self._read(run_dir / "metrics.jsonl")
+            self._read(run_dir / layout.METRICS)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Add points to the curves; numbers of an epoch lie over the epochs, others over the steps."""

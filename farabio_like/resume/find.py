@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import checkpoint, distributed
 from ..checkpoint import sharded
 from ..errors import CheckpointError, ConfigError
+from ..rundir import layout
 from ..rundir.index import checkpoints, is_finished, sweep_unfinished
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ def of_this_job(trainer: ConvnetTrainer) -> Path | None:
     """Return the folder of the run that ``torchrun`` has restarted, None for a first start, or without a checkpoint."""
     if not distributed.restarts() or trainer._logdir is None:
         return None
-    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
-    folders = [path for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
-    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+    for folder in reversed(layout.folders_of(trainer._logdir, type(trainer))):
         try:
-            job = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("torchrun_job")
+            job = json.loads((folder / layout.ENVIRONMENT).read_text(encoding="utf-8")).get("torchrun_job")
         except (OSError, ValueError):
             continue
         if job == distributed.job():
@@ -58,10 +57,8 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         return _read(path), path
     if trainer._logdir is None:
         raise ConfigError("train(resume=True) looks in the log folder, and _logdir is None. Give a path.")
-    parent = Path(trainer._logdir).expanduser() / type(trainer).__name__
     finished: Path | None = None
-    runs = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
-    for folder in sorted(runs, key=lambda p: int(p.name), reverse=True):
+    for folder in reversed(layout.folders_of(trainer._logdir, type(trainer))):
         if not checkpoints(folder):
             sweep_unfinished(folder)
             continue
@@ -74,6 +71,7 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         finished = finished or folder
     if finished is not None:
         return _newest(trainer, finished)
+    parent = layout.class_folder(trainer._logdir, type(trainer))
     trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
     return None
 

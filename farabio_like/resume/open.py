@@ -11,7 +11,7 @@ from ..checkpoint import sharded
 from ..distributed import fsdp
 from ..errors import ConfigError
 from ..loggers import csv
-from ..rundir import index
+from ..rundir import index, layout
 from ..state.run_state import first_epoch
 from . import find, restore
 
@@ -31,7 +31,7 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     folder = path.parent.parent
 
     def newest() -> bool:
-        there = index.checkpoints(folder) if path.parent.name == "checkpoints" else []
+        there = index.checkpoints(folder) if path.parent.name == layout.CHECKPOINTS else []
         whole_run = resume_from is True or Path(resume_from).expanduser().is_dir()
         return bool(there) and (whole_run or there[0].samefile(path))
 
@@ -56,7 +56,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
         run.hold()
         for swept in (path.parent, run.path):
             checkpoint.sweep(swept)
-        if path.name == index.BEST:  # killed before it had its second name, or that file is damaged
+        if path.name == layout.BEST:  # killed before it had its second name, or that file is damaged
             checkpoint.link_durably(path, run.last)
             index.write_index(run.path, saved, [run.last, path])
         sharded.sweep(path.parent)
@@ -77,7 +77,7 @@ def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
     path = Path(state.resumed["file"])
     if state.best is not None:
         best = list(state.best)
-        found = distributed.from_main(lambda: find.find_best(best, [path, path.with_name(index.BEST)]))
+        found = distributed.from_main(lambda: find.find_best(best, [path, path.with_name(layout.BEST)]))
         if found is None:
             state.console.line(
                 f"  the file of epoch {best[3]}, the best so far, is not there: the next one is the best"

@@ -19,7 +19,7 @@ from ..distributed import fsdp
 from ..errors import CheckpointError
 from ..metrics.running import merged_means
 from ..optim import state as step_state
-from ..rundir.index import CRASH
+from ..rundir.layout import CRASH
 from .attributes import averaging, class_name, components_of, loaders
 from .capture import made_with
 

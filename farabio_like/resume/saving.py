@@ -14,7 +14,7 @@ from ..checkpoint import sharded
 from ..distributed import ddp, fsdp
 from ..errors import CheckpointError
 from ..optim import nonfinite
-from ..rundir import index
+from ..rundir import index, layout
 from ..state import signals
 from . import capture
 
@@ -140,7 +140,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         state.writer.finish()
         if state.progress.epoch_step + state.progress.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
             return
-        name = index.LAST if stopped else index.CRASH
+        name = layout.LAST if stopped else layout.CRASH
         write(trainer, [state.folder.last.with_name(name)], together=False)
         if not stopped:
             state.console.line(f"what was trained until the error is in {state.folder.last.with_name(name)}")

@@ -59,7 +59,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _copy_code(owner: type, folder: Path) -> None:
+def copy_code(owner: type, folder: Path) -> None:
     """Copy the sources that belong to the run: the script, the trainer's file and the modules beside them."""
     package = sys.modules.get(owner.__module__.partition(".")[0])
     files = [getattr(module, "__file__", None) for module in (sys.modules.get("__main__"), package)]

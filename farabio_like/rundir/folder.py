@@ -18,10 +18,8 @@ from .. import distributed
 from ..checkpoint.files import write_text
 from ..checkpoint.plain import finite
 from ..errors import CheckpointError, ConfigError
-from .environment import _copy_code, environment
+from . import environment, layout
 from .runs import new_folder
-
-LOCK = ".lock"  # in the folder of a run while a process trains it
 
 
 class RunDir:
@@ -72,7 +70,7 @@ class RunDir:
             return
         import fcntl
 
-        path = self.path / LOCK
+        path = self.path / layout.LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not flock, which a loader's worker would hold on to after this process was killed.
         lock = open(path, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
@@ -101,35 +99,35 @@ class RunDir:
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):  # of a disk that has gone: what ended the run comes out
-                (self.path / LOCK).unlink(missing_ok=True)
+                (self.path / layout.LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 lock.close()
 
     @property
     def best(self) -> Path:
         """The weights of the best epoch."""
-        return self.path / "checkpoints" / "best.ckpt"
+        return self.path / layout.CHECKPOINTS / layout.BEST
 
     @property
     def last(self) -> Path:
         """The weights of the last epoch."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.path / layout.CHECKPOINTS / layout.LAST
 
     @property
     def weights(self) -> Path:
         """The weights alone, for use elsewhere."""
-        return self.path / "model.pth"
+        return self.path / layout.WEIGHTS
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
         if not distributed.is_main():
             return
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
-        text = json.dumps(environment(), indent=2)
+        text = json.dumps(environment.environment(), indent=2)
         try:
-            (self.path / "config.yaml").write_text(_yaml(body), encoding="utf-8")
-            (self.path / "environment.json").write_text(text + "\n", encoding="utf-8")
-            _copy_code(self.owner, self.path / "code")
+            (self.path / layout.CONFIG).write_text(_yaml(body), encoding="utf-8")
+            (self.path / layout.ENVIRONMENT).write_text(text + "\n", encoding="utf-8")
+            environment.copy_code(self.owner, self.path / layout.CODE)
         except OSError as error:
             raise ConfigError(
                 f"the run folder {self.path} cannot be written: {error.strerror or error}. "
@@ -142,7 +140,7 @@ class RunDir:
         Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay. A line that is
         missing says whether its epoch is the `best`.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / layout.METRICS
         there: list[dict[str, Any]] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
@@ -161,13 +159,38 @@ class RunDir:
         """Add one line to ``metrics.jsonl``; it is in the hands of the system when this returns."""
         if not distributed.is_main():
             return
-        path = self.path / "metrics.jsonl"
+        path = self.path / layout.METRICS
         try:
-            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it: the run goes on
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(entry)) + "\n")
+            append_line(path, entry)
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a file; it is in the hands of the system when this returns.
+
+    The thread of a run and that of a logger may add to one file at once: a line is one write. After one that was cut
+    off, by a disk that was full, a new line begins.
+
+    Parameters
+    ----------
+    path : Path
+        Made, with its folder, where it is not there: somebody may have deleted it, and the run goes on.
+    entry : mapping of str to plain data
+        What is none appears as its ``repr``, and numbers that are not finite as strings.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(finite(entry)) + "\n").encode()
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def _yaml(value: Any, indent: str = "") -> str:

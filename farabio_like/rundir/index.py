@@ -12,20 +12,17 @@ from typing import Any
 import torch
 
 from .. import checkpoint
-
-# ---------------------------------------------------------------- which checkpoint
-
-LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"
+from .layout import CHECKPOINTS, ENVIRONMENT, INDEX, LAST
 
 
 def sweep_unfinished(folder: Path) -> None:
     """Remove what a run left that was killed in its first save, unless that may still be going on."""
     try:
-        host = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["host"]
+        host = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["host"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if host == platform.node() and os.name == "posix":
-        checkpoint.sweep(folder / "checkpoints", alive=_is_alive)
+        checkpoint.sweep(folder / CHECKPOINTS, alive=_is_alive)
 
 
 def _is_alive(process: int) -> bool:
@@ -40,7 +37,7 @@ def _is_alive(process: int) -> bool:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run's folder, the newest first."""
-    inner = folder / "checkpoints"
+    inner = folder / CHECKPOINTS
     files = list((inner if inner.is_dir() else folder).glob("*.ckpt"))
     known = read_index(folder).get("files", {})
 
@@ -70,7 +67,7 @@ def _step_in(path: Path) -> int:
 def read_index(folder: Path) -> dict[str, Any]:
     """Return what ``checkpoints/index.json`` says; it is a hint, and may be missing, damaged or out of date."""
     try:
-        found = json.loads((folder / "checkpoints" / INDEX).read_text(encoding="utf-8"))
+        found = json.loads((folder / CHECKPOINTS / INDEX).read_text(encoding="utf-8"))
         files = found["files"]
         sound = isinstance(files, dict) and all(type(entry.get("step")) is int for entry in files.values())
         return found if sound else {}
@@ -81,7 +78,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def is_finished(folder: Path) -> bool:
     """Return what the index says, where it was written after the last save: a process may be killed in between."""
     index = read_index(folder)
-    last = folder / "checkpoints" / LAST
+    last = folder / CHECKPOINTS / LAST
     entry = index.get("files", {}).get(LAST)
     if not index.get("finished") or entry is None or not last.is_file():
         return False
@@ -90,7 +87,7 @@ def is_finished(folder: Path) -> bool:
 
 def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
     """Note the names of a new checkpoint in the index. Nothing is lost with a hint: not synced, no error."""
-    inner = folder / "checkpoints"
+    inner = folder / CHECKPOINTS
     files = {name: entry for name, entry in read_index(folder).get("files", {}).items() if (inner / name).is_file()}
     for path in paths:
         status = path.stat()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..metrics.values import improves
+from .layout import CONFIG, ENVIRONMENT, METRICS
 
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _LINE = re.compile(r'( *)(-(?: |$))?(?:("(?:[^"\\]|\\.)*"|[^":#]+):(?: |$))?(.*)')
@@ -87,17 +88,17 @@ def read(folder: str | Path) -> RunFiles:
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder. Give run folders, as in runs/Digits/1.")
-    if not (path / "config.yaml").is_file() and not (path / "metrics.jsonl").is_file():
-        inside = sorted(found.parent for found in path.glob("*/config.yaml"))
+    if not (path / CONFIG).is_file() and not (path / METRICS).is_file():
+        inside = sorted(found.parent for found in path.glob(f"*/{CONFIG}"))
         hint = f" There are runs in it: {', '.join(map(str, inside[:5]))}." if inside else ""
-        raise ConfigError(f"{path} is no run folder: it has neither config.yaml nor metrics.jsonl.{hint}")
+        raise ConfigError(f"{path} is no run folder: it has neither {CONFIG} nor {METRICS}.{hint}")
     run = RunFiles(path)
-    values = dict(_values(_text(path / "config.yaml")))
+    values = dict(_values(_text(path / CONFIG)))
     run.owner = values.get("class", "")
     run.config = {key[len("config.") :]: value for key, value in values.items() if key.startswith("config.")}
     run.settings = {key[len("settings.") :]: value for key, value in values.items() if key.startswith("settings.")}
-    run.environment = _object(_text(path / "environment.json"))
-    for line in _text(path / "metrics.jsonl").splitlines():
+    run.environment = _object(_text(path / ENVIRONMENT))
+    for line in _text(path / METRICS).splitlines():
         _add(run, _object(line))
     return run
 

@@ -1,23 +1,24 @@
-"""The runs below a log folder: the next number, the newest weights."""
+"""The runs below a log folder: the next one's folder, the newest weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..errors import ConfigError
+from . import layout
 
 
 def new_folder(logdir: str | Path, owner: type) -> Path:
     """Make the folder of the next run of a trainer's class."""
-    parent = Path(logdir).expanduser() / owner.__name__
+    parent = layout.class_folder(logdir, owner)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = max(run_numbers(parent), default=0) + 1
+        number = max((int(folder.name) for folder in layout.folders_of(logdir, owner)), default=0) + 1
         while True:
             try:
                 (parent / str(number)).mkdir()
                 break
-            except FileExistsError:  # another process took the number
+            except FileExistsError:  # another process took the number, or a file has it
                 number += 1
     except OSError as error:
         raise ConfigError(
@@ -27,16 +28,11 @@ def new_folder(logdir: str | Path, owner: type) -> Path:
     return parent / str(number)
 
 
-def run_numbers(parent: Path) -> list[int]:
-    """Return the numbers of the runs in the folder of a trainer's class."""
-    return [int(path.name) for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
-
-
 def newest_weights(logdir: str | Path, owner: type) -> Path | None:
-    """Return the best (else the last, else the saved) weights of the newest run that has any."""
-    parent = Path(logdir).expanduser() / owner.__name__
-    for number in sorted(run_numbers(parent), reverse=True):
-        for name in ("checkpoints/best.ckpt", "model.pth", "checkpoints/last.ckpt"):
-            if (parent / str(number) / name).is_file():
-                return parent / str(number) / name
+    """Return the best (else the saved, else the last) weights of the newest run that has any."""
+    best, last = (Path(layout.CHECKPOINTS, name) for name in (layout.BEST, layout.LAST))
+    for folder in reversed(layout.folders_of(logdir, owner)):
+        for name in (best, layout.WEIGHTS, last):
+            if (folder / name).is_file():
+                return folder / name
     return None

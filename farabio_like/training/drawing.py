@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import components, distributed, plots, report
+from ..rundir import layout
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -17,7 +18,7 @@ def draw_epoch(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     if state.folder is not None and distributed.is_main():
         best = state.best[3] if state.best else None
-        state.pictures.draw(state.history, best, state.folder.path / "plots" / "curves.png")
+        state.pictures.draw(state.history, best, state.folder.path / layout.PLOTS / layout.CURVES)
 
 
 def draw_run(trainer: ConvnetTrainer) -> None:
@@ -36,7 +37,7 @@ def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
     class_names = next((names for names in named if names), None)
     best = state.best[3] if state.best else None
     try:
-        plots.save(plots.curves(state.history, best), folder / "plots" / "curves.png")
+        plots.save(plots.curves(state.history, best), folder / layout.PLOTS / layout.CURVES)
         report.draw_bars(folder, state.history, best, class_names)
     except ImportError as error:
         state.console.once(f"no curves: {error}. Install them: pip install matplotlib")

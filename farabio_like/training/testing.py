@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError, HookError
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..resume import attributes
-from ..rundir import runs
+from ..rundir import layout, runs
 from . import drawing
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load_weights(trainer: ConvnetTrainer, path: str | Path | None) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = checkpoint.read(path / "model.pth" if path.is_dir() else path)
+    found = checkpoint.read(path / layout.WEIGHTS if path.is_dir() else path)
     sharded.check_folder(found, path)
     return found
 

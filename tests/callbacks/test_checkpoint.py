@@ -19,7 +19,7 @@ from tests.trainers import Tiny
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Leave out of the run folder what takes long and has tests of its own."""
-    monkeypatch.setattr(environment, "_copy_code", lambda owner, folder: None)
+    monkeypatch.setattr(environment, "copy_code", lambda owner, folder: None)
     for module in (plots, painter):
         monkeypatch.setattr(module, "curves", lambda history, best=None: Figure())
 

@@ -17,7 +17,7 @@ from tests.trainers import Tiny
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(environment, "_copy_code", lambda owner, folder: None)
+    monkeypatch.setattr(environment, "copy_code", lambda owner, folder: None)
     for module in (plots, painter):
         monkeypatch.setattr(module, "curves", lambda history, best=None: Figure())
 

@@ -1,0 +1,38 @@
+"""Where things lie: the files of a run folder by name, and the run folders below a log folder.
+
+Nothing is made, read or written here, and no name of a run's file is spelled anywhere else; a logger's or a callback's
+own files are its own affair.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# In the folder of a run.
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+CODE = "code"  # a folder
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"  # a folder
+WEIGHTS = "model.pth"
+PLOTS = "plots"  # a folder
+REPORT = "report.html"
+LOCK = ".lock"  # there while a process trains the run
+
+# In the folder of its checkpoints.
+LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"
+
+# In the folder of its pictures.
+CURVES, PER_CLASS = "curves.png", "per_class.png"
+
+
+def class_folder(logdir: str | Path, cls: type) -> Path:
+    """Return the folder below a log folder that holds the runs of a trainer's class."""
+    return Path(logdir).expanduser() / cls.__name__
+
+
+def folders_of(logdir: str | Path, cls: type) -> list[Path]:
+    """Return the run folders of a trainer's class below a log folder, by number, the oldest first."""
+    parent = class_folder(logdir, cls)
+    runs = [path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir()] if parent.is_dir() else []
+    return sorted(runs, key=lambda path: int(path.name))
