@@ -324,6 +324,31 @@ def test_values_that_yaml_does_not_have():
     }
 
 
+def text_of(config):
+    run = rundir.RunDir("runs", Owner)
+    run.describe(config, {})
+    return (run.path / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_config_yaml_is_written_as_one_reads_it():
+    shared = [1, 2]
+    config = {"z": "é – 中 😀", "a": shared, "b": shared, "long": "word " * 100 + ".", "lines": "two\nlines"}
+    config |= {"words": ["yes", "on", "012", "1:30", "2026-11-29", "1e-3", "0o17", "null"], "path": Path("data")}
+    long = "word " * 100 + "."
+    assert text_of(config) == (
+        "class: Owner\nconfig:\n  z: é – 中 😀\n  a:\n  - 1\n  - 2\n  b:\n  - 1\n  - 2\n"  # in their order, no anchors
+        f'  long: {long}\n  lines: "two\\nlines"\n'
+        "  words:\n  - 'yes'\n  - 'on'\n  - '012'\n  - '1:30'\n  - '2026-11-29'\n  - '1e-3'\n  - '0o17'\n  - 'null'\n"
+        f"  path: {Path('data')!r}\nsettings: {{}}\n"
+    )
+
+
+def test_a_string_of_any_character_is_read_back():
+    text = "".join(map(chr, [*range(0x100), 0x200D, 0x2028, 0xFEFF, 0xFFFF, 0x1F600, 0x10FFFF]))
+    assert written({"text": text, text: 1})["config"] == {"text": text, text: 1}
+    assert written({"file": "a\udcff"})["config"] == {"file": repr("a\udcff")}  # no text: YAML has no such character
+
+
 def test_a_run_writes_its_configuration_and_every_setting():
     config = {"_num_epochs": 1, "_logdir": "runs", "model": {"width": 1e-05}}
     trainer = Tiny(config)

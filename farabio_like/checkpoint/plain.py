@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,16 +100,40 @@ def storable(value: Any) -> Any:
     return value if type(value) in PLAIN else repr(value)
 
 
-def finite(value: Any) -> Any:
-    """Return plain data for JSON; NaN and infinities become ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+def written(value: Any, number: Callable[[float], Any] = float) -> Any:
+    """Return a copy as plain data of a text file: None, booleans, numbers, strings, lists, and dicts by strings.
+
+    Anything else appears as its ``repr``.
+
+    Parameters
+    ----------
+    value : object
+    number : callable, optional
+        What takes the place of a float.
+    """
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    if isinstance(value, (str, int, float, bool)) or value is None:
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enum, say, what it is and not what it prints
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {str(key): written(part, number) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [written(part, number) for part in value]
     return repr(value)
+
+
+def finite(value: Any) -> Any:
+    """Return plain data for JSON; NaN and infinities become ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    return written(value, _finite)
+
+
+def _finite(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

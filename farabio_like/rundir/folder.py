@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from .. import distributed
 from ..checkpoint.files import write_text
 from ..checkpoint.plain import finite
 from ..errors import CheckpointError, ConfigError
 from . import environment, layout
+from .config_file import to_yaml
 from .runs import new_folder
 
 
@@ -125,7 +123,7 @@ class RunDir:
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
         text = json.dumps(environment.environment(), indent=2)
         try:
-            (self.path / layout.CONFIG).write_text(_yaml(body), encoding="utf-8")
+            (self.path / layout.CONFIG).write_text(to_yaml(body), encoding="utf-8")
             (self.path / layout.ENVIRONMENT).write_text(text + "\n", encoding="utf-8")
             environment.copy_code(self.owner, self.path / layout.CODE)
         except OSError as error:
@@ -191,49 +189,3 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)
-
-
-def _yaml(value: Any, indent: str = "") -> str:
-    """Return plain data as block YAML; what is no plain data appears as its ``repr``."""
-    if isinstance(value, Mapping):
-        lines = []
-        for key, part in value.items():
-            nested = isinstance(part, (Mapping, list, tuple)) and bool(part)  # an array has no truth
-            lines.append(
-                f"{indent}{_scalar(str(key))}:"
-                + (f"\n{_yaml(part, indent + '  ')}" if nested else f" {_scalar(part)}\n")
-            )
-        return "".join(lines)
-    lines = []
-    for part in value:
-        if isinstance(part, (Mapping, list, tuple)) and part:
-            lines.append(f"{indent}-\n{_yaml(part, indent + '  ')}")
-        else:
-            lines.append(f"{indent}- {_scalar(part)}\n")
-    return "".join(lines)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-        text = float.__repr__(value)
-        # YAML 1.1 takes 1e-05 for a string: a number with an exponent needs a point.
-        return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    if value is None or isinstance(value, (int, dict, list, tuple)):  # of the containers, empty ones only
-        return json.dumps(value)
-    text = str.__str__(value) if isinstance(value, str) else repr(value)
-    if isinstance(value, str) and text.isidentifier() and text.lower() not in _YAML_WORDS:
-        return text
-    return '"' + "".join(_character(character) for character in text) + '"'
-
-
-def _character(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    return character if character.isprintable() else f"\\U{ord(character):08X}"
-
-
-_YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "none"}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..metrics.values import improves
+from . import config_file
 from .layout import CONFIG, ENVIRONMENT, METRICS
 
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_LINE = re.compile(r'( *)(-(?: |$))?(?:("(?:[^"\\]|\\.)*"|[^":#]+):(?: |$))?(.*)')
 
 
 @dataclass
@@ -93,7 +92,9 @@ def read(folder: str | Path) -> RunFiles:
         hint = f" There are runs in it: {', '.join(map(str, inside[:5]))}." if inside else ""
         raise ConfigError(f"{path} is no run folder: it has neither {CONFIG} nor {METRICS}.{hint}")
     run = RunFiles(path)
-    values = dict(_values(_text(path / CONFIG)))
+    values, problems = config_file.values(_text(path / CONFIG, config_file.LARGEST + 1))
+    for problem in problems:
+        warnings.warn(f"{path / CONFIG}: {problem}", stacklevel=1)  # said once, however often it is read
     run.owner = values.get("class", "")
     run.config = {key[len("config.") :]: value for key, value in values.items() if key.startswith("config.")}
     run.settings = {key[len("settings.") :]: value for key, value in values.items() if key.startswith("settings.")}
@@ -119,9 +120,11 @@ def _add(run: RunFiles, entry: dict[str, Any]) -> None:
     run.best_epoch = marked[-1] if marked else None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int = -1) -> str:
+    """Return a file's text, its first so many characters; of a file that is not there, none."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(most)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -132,9 +135,9 @@ def _object(text: str) -> dict[str, Any]:
     """Return a JSON object; an empty one for text that a killed process has left unfinished."""
     try:
         found = json.loads(text)
-    except ValueError:
+        return _with_numbers(found) if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
         return {}
-    return _with_numbers(found) if isinstance(found, dict) else {}
 
 
 def _with_numbers(value: Any) -> Any:
@@ -143,32 +146,3 @@ def _with_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_numbers(part) for part in value]
     return _NUMBERS.get(value, value) if isinstance(value, str) else value
-
-
-def _values(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the dotted path and the written value of every leaf of the block YAML that `rundir` writes."""
-    path: list[tuple[int, str]] = []  # indentation and name of the blocks that are open
-    counts: dict[tuple[str, ...], int] = {}  # items of the lists so far
-    for line in text.splitlines():
-        found = _LINE.fullmatch(line)
-        if found is None or not line.strip():
-            continue
-        indent, item, key, value = len(found[1]), found[2], found[3], found[4]
-        while path and path[-1][0] >= indent:
-            path.pop()
-        above = tuple(name for _, name in path)
-        if item is not None:
-            name = str(counts.get(above, 0))
-            counts[above] = int(name) + 1
-            value = line.strip()[2:]
-        else:
-            name = _plain(key or "")
-        if value == "":
-            path.append((indent, name))
-        else:
-            yield ".".join((*above, name)), _plain(value)
-
-
-def _plain(text: str) -> str:
-    """Return a value as a reader wants to see it: without the quotes of a string."""
-    return text[1:-1].replace('\\"', '"').replace("\\\\", "\\") if text[:1] == '"' == text[-1:] else text
