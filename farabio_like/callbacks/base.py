@@ -184,8 +184,27 @@ class Logger(Callback):
     close_seconds: float = 5.0
     deadline: float | None = None
 
+    def rewind(self, run_dir: Path, epoch: int, step: int) -> None:
+        """Take out what was recorded after the checkpoint from which a run goes on: it is recorded again.
+
+        Called on the training thread before `start`, once for each logger of a run that goes on in its own folder,
+        after a kill say. Not called for a run that goes on in a new folder, from an older file: what was recorded
+        before belongs to the run that came further. Override it in a logger that adds to something of its own, or
+        what was recorded between the checkpoint and the kill is there twice. An exception is a warning, and the run
+        goes on.
+
+        Parameters
+        ----------
+        run_dir : Path
+            The folder of the run.
+        epoch : int
+            The last one that is done, 0 before the end of the first. Records with a later ``"epoch"`` come again.
+        step : int
+            Number of training steps at the checkpoint. Records of the running loss after it come again.
+        """
+
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
-        """Open what is written to. Called first, in every run.
+        """Open what is written to. Called first on the logger's thread, in every run.
 
         Parameters
         ----------

@@ -32,11 +32,24 @@ class CSVLogger(Logger):
     def __repr__(self) -> str:
         return f"CSVLogger({'' if self.given is None else repr(str(self.given))})"
 
+    def rewind(self, run_dir: Path, epoch: int, step: int) -> None:
+        """Take out the rows of later epochs, and those of the running loss after the step.
+
+        Rows that hooks have recorded stay: their steps may be of their own.
+        """
+        path = self._path(run_dir)
+        try:
+            text = path.read_bytes()
+            names, *rows = _rows(text[: text.rfind(b"\n") + 1])
+            kept = [row for row in rows if not _is_later(dict(zip(names, row, strict=False)), epoch, step)]
+        except (FileNotFoundError, ValueError, KeyError):  # there is none, or it is no table of a CSVLogger
+            return
+        if len(kept) < len(rows):
+            write_text(path, _bytes([names, *kept]).decode("utf-8"))
+
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
         """Read the columns of a file that is there already, and leave out a row that was cut off."""
-        if self.given is None and run_dir is None:
-            raise ValueError("there is no run folder: write CSVLogger('metrics.csv')")
-        self.path = Path(self.given) if self.given is not None else run_dir / "metrics.csv"  # type: ignore[operator]
+        self.path = self._path(run_dir)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = self.path.read_bytes() if self.path.exists() else b""
         self.size = text.rfind(b"\n") + 1
@@ -59,6 +72,13 @@ class CSVLogger(Logger):
             file.write(line)
         self.size += len(line)
 
+    def _path(self, run_dir: Path | None) -> Path:
+        if self.given is not None:
+            return Path(self.given)
+        if run_dir is None:
+            raise ValueError("there is no run folder: write CSVLogger('metrics.csv')")
+        return run_dir / "metrics.csv"
+
     def _write_anew(self, columns: list[str]) -> None:
         rows: list[list[str]] = []
         if self.columns:
@@ -75,28 +95,6 @@ class CSVLogger(Logger):
         finally:
             temporary.unlink(missing_ok=True)
         self.columns, self.size = columns, len(text)
-
-
-def rewind(run_dir: Path, epoch: int, step: int) -> None:
-    """Take out of the table of a run folder what a killed run has recorded after the checkpoint that goes on.
-
-    Parameters
-    ----------
-    run_dir : Path
-    epoch : int
-        The last one that is done; rows of later ones go.
-    step : int
-        Rows of the running loss after it go. Rows that hooks have recorded stay: their steps may be of their own.
-    """
-    path = run_dir / "metrics.csv"
-    try:
-        text = path.read_bytes()
-        names, *rows = _rows(text[: text.rfind(b"\n") + 1])
-        kept = [row for row in rows if not _is_later(dict(zip(names, row, strict=False)), epoch, step)]
-        if len(kept) < len(rows):
-            write_text(path, _bytes([names, *kept]).decode("utf-8"))
-    except (OSError, ValueError):  # there is none, or it is no table of a CSVLogger
-        return
 
 
 def _is_later(row: dict[str, str], epoch: int, step: int) -> bool:

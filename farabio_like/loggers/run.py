@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +38,7 @@ NAMES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "trackio": ("wandb", "WandbLogger", {"service": "trackio"}, "trackio"),
     "mlflow": ("mlflow", "MLflowLogger", {}, "mlflow"),
 }
-RECORDS = ("start", "scalars", "images", "figure", "matrix", "text", "flush", "finish")
+RECORDS = ("rewind", "start", "scalars", "images", "figure", "matrix", "text", "flush", "finish")
 
 
 class Loggers:
@@ -212,6 +214,9 @@ def start(trainer: ConvnetTrainer) -> None:
     new = [logger for logger in found if not any(logger is worker.logger for worker in recording.workers)]
     if not new:
         return
+    if state.rewind_to is not None and trainer.run_dir is not None:
+        for logger in new:
+            _rewind(logger, trainer.run_dir, *state.rewind_to)
     # What their threads import too: two threads that import the same package at once find it half there.
     with contextlib.suppress(ImportError):
         for package in ("matplotlib.figure", "PIL.Image"):
@@ -222,6 +227,18 @@ def start(trainer: ConvnetTrainer) -> None:
     for worker in workers:
         recording.workers.append(worker)
         worker.thread.start()
+
+
+def _rewind(logger: Logger, run_dir: Path, epoch: int, step: int) -> None:
+    """Rewind a logger; whatever it raises is no reason not to train."""
+    try:
+        logger.rewind(run_dir, epoch, step)
+    except Exception as error:
+        warnings.warn(
+            f"{type(logger).__name__} could not take out what was recorded after epoch {epoch}, step {step} "
+            f"({type(error).__name__}: {error}). The run goes on; these records may be there twice.",
+            stacklevel=4,
+        )
 
 
 @contextlib.contextmanager
@@ -256,6 +273,7 @@ def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
 
 def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     """End the threads; each has as long as its logger's ``close_seconds``."""
+    trainer._run_state.rewind_to = None  # a test of the run starts the loggers once more
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
         return

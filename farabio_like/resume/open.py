@@ -10,7 +10,6 @@ from .. import checkpoint, distributed, rundir
 from ..checkpoint import sharded
 from ..distributed import fsdp
 from ..errors import ConfigError
-from ..loggers import csv
 from ..rundir import index, layout
 from ..state.run_state import first_epoch
 from . import find, restore
@@ -38,6 +37,9 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     if trainer._logdir is not None and distributed.from_main(newest):
         state.folder = rundir.RunDir.at(folder, type(trainer))
         trainer.run_dir = folder
+        # Of a checkpoint that was written in the last hook of an epoch, the history has that epoch, which comes again.
+        done = state.progress.last_epoch_done
+        state.rewind_to = trainer._start_epoch - 1 if done is None else done, state.progress.step
         distributed.from_main(partial(_put_in_order, trainer, state.folder, saved, path))
     state.saved_step = state.progress.step
     if saved["run"]["epoch"] is None and first_epoch(trainer) > trainer._num_epochs:
@@ -60,8 +62,10 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
             checkpoint.link_durably(path, run.last)
             index.write_index(run.path, saved, [run.last, path])
         sharded.sweep(path.parent)
-        run.rewind(state.history, state.progress.step, state.best[3] if state.best is not None else None)
-        csv.rewind(run.path, max((entry["epoch"] for entry in state.history), default=0), state.progress.step)
+        assert state.rewind_to is not None
+        epoch, step = state.rewind_to
+        done = [entry for entry in state.history if entry["epoch"] <= epoch]
+        run.rewind(done, step, state.best[3] if state.best is not None else None)
     except OSError as error:
         run.release()
         raise ConfigError(

@@ -40,6 +40,7 @@ class RunState:
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
     recording: Recording | None = None  # the loggers
+    rewind_to: tuple[int, int] | None = None  # epoch and step that they go back to, in a run that goes on in its folder
     given: dict[str, Any] = field(default_factory=dict)  # BATCH_PARTS that the constructor's hooks set: a size, say
     networks: set[str] = field(default_factory=set)  # attributes that hold the networks of a trainer without a model
 

@@ -46,7 +46,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
     state.requests.stop = state.requests.exit_asked = False
-    state.resumed, state.progress.phase = None, None
+    state.resumed, state.rewind_to, state.progress.phase = None, None, None
     state.item = loader_pass.NOTHING
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
