@@ -740,3 +740,37 @@ def test_a_model_in_a_batch_is_not_taken_for_one():
     module = nn.Linear(1, 1)
     assert data.move({"teacher": module}, CPU)["teacher"] is module
     assert copy.copy(module) is not module
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_is_fetched_ahead_is_fetched_anew_where_the_dataset_is_written_to(shuffle):
+    def batches(read):
+        inputs, targets = torch.arange(100.0).reshape(50, 2), torch.arange(50)
+        loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=shuffle)
+        torch.manual_seed(0)
+        for number, batch in enumerate(read(loader)):
+            yield [part.clone() for part in batch]
+            if number % 3 == 1:
+                inputs += 1
+            targets[number] = -1
+
+    pairs = zip(batches(iter), batches(data.read_batches), strict=True)
+    assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def test_batches_of_one_gather_are_written_to_one_by_one():
+    weight = torch.ones(2, requires_grad=True)
+    loader = DataLoader(TensorDataset(torch.ones(16, 2)), batch_size=4)
+    first, second = [batch for (batch,) in data.read_batches(loader)][:2]
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr(), "they come from one gather"
+    loss = (first * weight).sum()
+    second.zero_()  # autograd must not take it for a write to the first one
+    loss.backward()
+    assert weight.grad.tolist() == [4, 4] and first.sum() == 8
+
+
+def test_tensors_of_inference_mode_are_fetched_batch_by_batch():
+    with torch.inference_mode():
+        inputs = torch.arange(12.0)
+    found = [batch.tolist() for (batch,) in data.read_batches(DataLoader(TensorDataset(inputs), batch_size=5))]
+    assert found == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
