@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 
 from farabio_like import ConfigError, ConvnetTrainer, DataError, HookError
 
-from .trainers import INPUTS, TARGETS, Tiny
+from ..trainers import INPUTS, TARGETS, Tiny
 
 
 class Steps(Tiny):

@@ -13,7 +13,7 @@ from farabio_like.plots import figure, painter
 from farabio_like.plots.painter import Painter
 from farabio_like.rundir import reader
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 
 def entry(epoch, seconds=100.0):

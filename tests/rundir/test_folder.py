@@ -17,7 +17,7 @@ import yaml
 from farabio_like import CheckpointError, ConfigError, ConvnetTrainer, rundir
 from farabio_like.rundir import environment, runs
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 
 class Owner:

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from farabio_like import Callback, CheckpointError, ConfigError, ConvnetTrainer, Stage
 from farabio_like.callbacks import EMA
 
-from .trainers import INPUTS as TEN
-from .trainers import TARGETS as TEN_TARGETS
+from ..conftest import ROOT
+from ..trainers import INPUTS as TEN
+from ..trainers import TARGETS as TEN_TARGETS
 
 # Eleven: batches of 3 end with one of 2.
 INPUTS, TARGETS = torch.cat([TEN, TEN[:1]]), torch.cat([TEN_TARGETS, TEN_TARGETS[:1]])
@@ -578,7 +579,7 @@ def test_copies_of_a_trainer_train_on_their_own(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.integration
 def test_the_example_with_stages_is_killed_and_lands_in_its_second_stage(tmp_path):
-    command = [sys.executable, "-u", str(Path(__file__).parents[1] / "examples" / "stages.py")]
+    command = [sys.executable, "-u", str(ROOT / "examples" / "stages.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     shutil.rmtree(tmp_path / "runs")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from farabio_like import HookError
 from farabio_like.metrics.running import FOLD_EVERY, RunningMeans
 
-from .trainers import INPUTS, TARGETS, Tiny
+from ..trainers import INPUTS, TARGETS, Tiny
 
 
 def mean_of(pairs, name="loss"):

@@ -9,7 +9,7 @@ import torch
 
 from farabio_like import plots
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 
 def entry(epoch, train, valid=None):

@@ -16,7 +16,7 @@ from torch import nn
 
 from farabio_like import CheckpointError, ConfigError, checkpoint
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 STATE = {
     "weight": torch.arange(6.0).reshape(2, 3),

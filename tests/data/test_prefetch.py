@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from farabio_like.data import prefetch
 
-from .trainers import INPUTS, TARGETS, Tiny
+from ..trainers import INPUTS, TARGETS, Tiny
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

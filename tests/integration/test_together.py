@@ -8,7 +8,7 @@ import torch
 
 from farabio_like import Callback
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 
 class Momentum(Tiny):

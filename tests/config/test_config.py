@@ -18,7 +18,7 @@ from torch import nn
 from farabio_like import ConfigError, Stage
 from farabio_like.config.config import Config
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 
 @dataclass

@@ -19,8 +19,8 @@ import torch
 from farabio_like.loggers import console
 from farabio_like.loggers.console import Console, number, rate, seconds
 
-from .conftest import ROOT
-from .trainers import Tiny
+from ..conftest import ROOT
+from ..trainers import Tiny
 
 
 def entry(epoch, train, valid=None, lr=0.1, seconds=1.0):

@@ -12,7 +12,7 @@ from farabio_like import Callback, CheckpointError, ConfigError, HookError, NonF
 from farabio_like.callbacks import EMA, GradientNorm
 from farabio_like.optim import state as step_state
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 GENERATOR = torch.Generator().manual_seed(5)
 X = torch.randn(22, 3, generator=GENERATOR, dtype=torch.float64)

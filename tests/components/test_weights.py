@@ -6,7 +6,7 @@ from torch import nn
 
 from farabio_like import CheckpointError, components
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 PLAIN_KEYS = {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias", "head.weight", "head.bias"}
 PLAIN_KEYS |= {"encoder.1.running_mean", "encoder.1.running_var", "encoder.1.num_batches_tracked"}

@@ -29,7 +29,7 @@ from torch.utils.data import (
 
 from farabio_like import DataError, data
 
-from .trainers import Tiny
+from ..trainers import Tiny
 
 CPU = torch.device("cpu")
 META = torch.device("meta")  # a device on every machine, to see what was moved

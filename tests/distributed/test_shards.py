@@ -9,7 +9,7 @@ from farabio_like.checkpoint import sharded
 from farabio_like.distributed import fsdp
 from farabio_like.distributed.forward_methods import forward_methods
 
-from .trainers import Still
+from ..trainers import Still
 
 
 @pytest.mark.parametrize(

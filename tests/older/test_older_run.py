@@ -10,9 +10,10 @@ from torch import nn
 
 from farabio_like import checkpoint, report
 from farabio_like.rng import set_state
-from tests.data.older import BATCHES, CONFIG, Older
 
-RUN = Path(__file__).parent / "data" / "older_run" / "Older" / "1"
+from .older import BATCHES, CONFIG, Older
+
+RUN = Path(__file__).parent / "Older" / "1"
 EPOCH, STEPS_OF_EPOCH = 3, 4  # where it was saved last
 
 

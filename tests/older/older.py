@@ -1,6 +1,6 @@
-"""The trainer that wrote ``older_run``: killed by version 0.1.0 in the middle of its third epoch.
+"""The trainer that wrote ``Older/1``: killed by version 0.1.0 in the middle of its third epoch.
 
-Written by ``python -m tests.data.older FOLDER``; the files are kept as they are, so that later versions can show
+Written by ``python -m tests.older.older FOLDER``; the files are kept as they are, so that later versions can show
 that they read, resume and report on them.
 """
 
