@@ -52,6 +52,9 @@ class RunState:
     lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
     skip: bool = False  # the item under way does not count
     initial_loss: Any = None  # self.loss before the hook that starts a pass
+    broken_batch: str = ""  # shapes of the one whose hook has raised, for the note on the error
+    failed_pass: str = ""  # where a loader has raised
+    failed_event: str = ""  # in which a callback has raised
     of_other_loader: bool = False  # evaluate_loader() reads one that is not the run's own
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None
