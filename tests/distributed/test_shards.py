@@ -1,13 +1,10 @@
-"""Shards in one process: which settings go with them, what is a unit, which folders are removed."""
+"""Shards in one process: which settings go with them, and what is a unit."""
 
 import pytest
-import torch
 from torch import nn
 
-from farabio_like import ConfigError, checkpoint
-from farabio_like.checkpoint import sharded
+from farabio_like import ConfigError
 from farabio_like.distributed import fsdp
-from farabio_like.distributed.forward_methods import forward_methods
 
 from ..trainers import Still
 
@@ -58,42 +55,3 @@ def test_the_units_are_the_large_outermost_blocks():
     assert fsdp._units(model) == [*model.blocks]
     assert fsdp._roots(model) == [model]
     assert fsdp._roots(model.blocks) == [*model.blocks]
-
-
-def test_folders_that_no_checkpoint_names_are_removed(tmp_path):
-    folders = ["step-00000001.shards", "step-00000002.shards", "step-00000002-1.shards", "own.shards"]
-    for name in folders:
-        (tmp_path / name).mkdir()
-    (tmp_path / "step-9.shards").write_text("a file")
-    (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
-    checkpoint.save({"format": 2, "shards": {"folder": folders[1]}}, tmp_path / "last.ckpt")
-    checkpoint.save({"format": 2}, tmp_path / "plain.ckpt")
-    sharded.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.shards")) == ["own.shards", folders[1], "step-9.shards"]
-
-
-def test_methods_from_outside_run_as_the_forward():
-    class Net(nn.Module):
-        def forward(self, x):
-            return self.doubled(x)
-
-        def doubled(self, x):
-            return 2 * x
-
-        def name(self):
-            return "net"
-
-        @staticmethod
-        def half(x):
-            return x / 2
-
-    net, calls = Net(), []
-    forward_methods(net)
-    net.register_forward_hook(lambda *_: calls.append(1))
-    one = torch.ones(())
-    assert (net.doubled(one), len(calls)) == (2, 1)
-    assert (net(one), len(calls)) == (2, 2)
-    assert (net.name(), net.half(one), len(calls)) == ("net", 0.5, 2)
-    with pytest.raises(TypeError):
-        net.doubled(one, one)
-    assert (net(one), len(calls)) == (2, 3)
