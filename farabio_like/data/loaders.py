@@ -45,7 +45,7 @@ class Items:
     name : str
         ``"train"``, ``"valid"`` or ``"test"``, for messages.
     seed : tuple, optional
-        Of the pass, see `positions.seeded`; None leaves the samples' random numbers to chance.
+        Of the pass, see `resumable.seeded`; None leaves the samples' random numbers to chance.
     """
 
     def __init__(self, loader: Iterable[Any], name: str, seed: tuple[Any, ...] | None = None) -> None:
@@ -139,7 +139,7 @@ def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
     It exists for a plain ``DataLoader`` without workers and with default collation over a ``TensorDataset``
     (or a ``Subset`` of one, as ``random_split`` makes it), where a batch is the tensors at the batch's indices,
     and over a dataset with ``__getitems__``. Order, contents, types and the use of random numbers are those of
-    the ``DataLoader``. The function takes a `positions.Start` where the first batches are to be passed over.
+    the ``DataLoader``. The function takes a `resumable.ResumePoint` where the first batches are to be passed over.
     """
     if (
         type(loader) is not DataLoader

@@ -38,7 +38,7 @@ def after_step(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     asked = [name for name in state.requests.asked if name in signals.NAMES]
     saves, state.requests.saves = state.requests.saves, []
-    # Of several ranks the first one's clock counts, see meeting.meet.
+    # Of several ranks the first one's clock counts, see rank_requests.after_step.
     due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
     if trainer._save_steps is not None and state.progress.step % trainer._save_steps == 0:
         due = True
