@@ -6,7 +6,6 @@ processes and elastic restarts are ``torchrun``'s own.
 
 from .process_group import (
     broadcast_object,
-    check_settings,
     control,
     failed,
     from_main,
@@ -28,7 +27,6 @@ from .process_group import (
 
 __all__ = [
     "broadcast_object",
-    "check_settings",
     "control",
     "failed",
     "from_main",
