@@ -9,7 +9,7 @@ import farabio_like
 ROOT = Path(farabio_like.__file__).parent
 STOREYS = """
 errors version
-packages rng plots
+packages rng plots loggers.names
 callbacks.base
 config components
 data

@@ -7,7 +7,6 @@ shards in `checkpoint.sharded`.
 
 from .process_group import (
     broadcast_object,
-    check_settings,
     control,
     failed,
     from_main,
@@ -29,7 +28,6 @@ from .process_group import (
 
 __all__ = [
     "broadcast_object",
-    "check_settings",
     "control",
     "failed",
     "from_main",
