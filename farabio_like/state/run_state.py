@@ -13,6 +13,7 @@ from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..plots.painter import Painter
 from .progress import Progress
+from .put_off import PutOff
 from .requests import Requests
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class RunState:
     next_save: float = math.inf  # the step after which a save is due
     next_save_time: float = math.inf
     saved_step: int = 0  # what the newest checkpoint holds
+    put_off: PutOff = field(default_factory=PutOff)
     writer: Writer = field(default_factory=Writer)
     resumed: dict[str, Any] | None = None  # what was read from a checkpoint, until all of it is restored
     start: ResumePoint | None = None
