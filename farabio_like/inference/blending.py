@@ -70,13 +70,13 @@ class Blend:
         self._check(tensors, len(places))
         if not self._channels:
             self._open(outputs, tensors)
-        inner = (slice(None), *self.grid.inner)
         for number, (image, row, *starts) in enumerate(places):
             if (image, row) != self._under_way:
                 self._go_on(image, row)
-            region = (slice(None), *self.grid.region((0, *starts)))
+            inner: Any = (number, slice(None), *self.grid.inner)
+            region: Any = (0, slice(None), *self.grid.region((0, *starts)))
             for name, slab in self._slabs.items():
-                slab[0][region].addcmul_(tensors[name][number][inner].to(slab), self._importance)
+                slab[region].addcmul_(tensors[name][inner].to(slab), self._importance)
 
     def finish(self) -> Any:
         """Return everything: what `results` took, or the whole outputs."""
@@ -105,7 +105,7 @@ class Blend:
         self._structure = like(outputs, dict.fromkeys(tensors))
         self._channels = {name: tensor.shape[1] for name, tensor in tensors.items()}
         kind: Any = {"dtype": averaged_dtype(tensors, MODEL), "device": self.device}
-        self._importance = self._importance.to(**kind)
+        self._importance = self._importance.to(kind["dtype"]).to(self.device)  # not every device has float64
         slab = (self.grid.extent[0], *self.grid.size[1:])
         self._row_weights = torch.zeros(1, 1, *slab, **kind)
         for starts in itertools.product([0], *self.grid.starts[1:]):

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,12 @@ class Grid:
             starts.append([*range(0, last, max(int(extent * (1 - overlap)), 1)), last])
         return cls(tuple(size), tuple(window), tuple(starts))
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, ...]:
         """Return how much of a window lies in the image: less than the window where the image is smaller."""
         return tuple(map(min, self.window, self.size))
 
-    @property
+    @cached_property
     def inner(self) -> tuple[slice, ...]:
         """Return the part of a window that lies in the image; what is missing is added on both sides."""
         before = [(whole - part) // 2 for whole, part in zip(self.window, self.extent, strict=True)]
