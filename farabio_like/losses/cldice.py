@@ -64,7 +64,7 @@ def cldice_loss(
     sensitivity = _inside(soft_skeleton(true, iterations), predicted)
     centreline = 1 - 2 * precision * sensitivity / (precision + sensitivity)
     losses = torch.where(sums.true == 0, dice, (1 - alpha) * dice + alpha * centreline)
-    return batch.checked(mean_over_classes(losses, sums.true, weights_for(batch, class_weights), absent))
+    return batch.checked(mean_over_classes(losses, sums.true, batch, weights_for(batch, class_weights), absent))
 
 
 def _inside(skeleton: Tensor, region: Tensor) -> Tensor:
@@ -125,7 +125,8 @@ class ClDiceLoss(RegionLoss):
     ``(1 - alpha) Dice + alpha (1 - 2 Tprec Tsens / (Tprec + Tsens))``, where ``Tprec`` is the part of the predicted
     skeleton inside the true region, and ``Tsens`` that of the true skeleton inside the predicted one (Shit et al.,
     "clDice - a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation", CVPR 2021). As in the
-    authors' code, one pixel is added to both sides of these two ratios; the class means are those of `DiceLoss`.
+    authors' code, one pixel is added to both sides of these two ratios; the class means are those of `DiceLoss`. On
+    CUDA, torch has no deterministic gradient for the poolings of volumes.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def _softmax(batch: Batch, class_weights: Tensor | None, absent: Absent) -> Tens
     slopes = torch.empty_like(errors)
     for number in range(errors.shape[1]):
         slopes[:, number] = _slopes(errors[:, number], masks[:, number], batch.pixels())
-    return mean_over_classes(sum_over_pixels(errors * slopes), sum_over_pixels(masks), class_weights, absent)
+    return mean_over_classes(sum_over_pixels(errors * slopes), sum_over_pixels(masks), batch, class_weights, absent)
 
 
 def _hinge(batch: Batch, absent: Absent) -> Tensor:

@@ -47,7 +47,7 @@ def mcc_loss(
     expected = torch.where(constant, 1, true * (1 - true))
     correlation = (common - predicted * true) / (spread * expected).clamp(min=1e-30).sqrt()
     losses = torch.where(constant, predicted + true - 2 * common, 1 - correlation)
-    return batch.checked(mean_over_classes(losses, sums.true, weights_for(batch, class_weights), absent))
+    return batch.checked(mean_over_classes(losses, sums.true, batch, weights_for(batch, class_weights), absent))
 
 
 class MCCLoss(RegionLoss):

@@ -61,14 +61,17 @@ def dice(batch: Batch, class_weights: Tensor | None, absent: Absent) -> Tensor:
     """Return `dice_loss` of a batch that is checked already."""
     sums = region_sums(batch)
     size = sums.predicted + sums.true
-    return mean_over_classes(ratio_or_painted(size - 2 * sums.common, size, sums), sums.true, class_weights, absent)
+    return mean_over_classes(
+        ratio_or_painted(size - 2 * sums.common, size, sums), sums.true, batch, class_weights, absent
+    )
 
 
 class DiceLoss(RegionLoss):
     """One minus the Dice coefficient, averaged over the classes.
 
     ``1 - 2 |P and T| / (|P| + |T|)`` for the predicted probabilities and the targets of a class, summed over batch
-    and space (Milletari et al., "V-Net", 3DV 2016). Soft targets: a prediction equal to its target has loss 0.
+    and space (Drozdzal et al., "The Importance of Skip Connections in Biomedical Image Segmentation", DLMIA 2016; the
+    V-Net paper squares the summands of the sizes). Soft targets: a prediction equal to its target has loss 0.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ def jaccard_loss(
     sums = region_sums(batch)
     union = sums.predicted + sums.true - sums.common
     losses = ratio_or_painted(union - sums.common, union, sums)
-    return batch.checked(mean_over_classes(losses, sums.true, weights_for(batch, class_weights), absent))
+    return batch.checked(mean_over_classes(losses, sums.true, batch, weights_for(batch, class_weights), absent))
 
 
 class JaccardLoss(RegionLoss):
@@ -289,10 +292,9 @@ def focal_tversky_loss(
     sums = region_sums(batch)
     mistakes = alpha * (sums.predicted - sums.common) + beta * (sums.true - sums.common)
     losses = ratio_or_painted(mistakes, sums.common + mistakes, sums)
-    loss = mean_over_classes(losses, sums.true, weights_for(batch, class_weights), absent)
-    if gamma < 1:
-        loss = loss.clamp(min=SMALLEST)  # at 0 the root has an infinite gradient
-    return batch.checked(loss if gamma == 1 else loss**gamma)
+    loss = mean_over_classes(losses, sums.true, batch, weights_for(batch, class_weights), absent)
+    # loss ** gamma, but for the infinite gradient that a root has at 0
+    return batch.checked(loss * loss.clamp(min=SMALLEST) ** (gamma - 1))
 
 
 class FocalTverskyLoss(TverskyLoss):
@@ -388,7 +390,7 @@ def generalized_dice_loss(
     size = pairs.predicted + pairs.true
     scale = _inverse_squares(pairs, counted=True)
     losses = divided((scale * (size - 2 * pairs.common)).sum(0), (scale * size).sum(0))
-    return batch.checked(mean_over_classes(losses, sums.true, weights, absent))
+    return batch.checked(mean_over_classes(losses, sums.true, batch, weights, absent))
 
 
 class GeneralizedDiceLoss(RegionLoss):

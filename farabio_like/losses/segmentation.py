@@ -286,14 +286,19 @@ def ratio_or_painted(wrong: Tensor, size: Tensor, sums: RegionSums) -> Tensor:
     return torch.where(absent, sums.predicted, wrong) / torch.where(absent, sums.pixels, size)
 
 
-def mean_over_classes(losses: Tensor, true: Tensor, class_weights: Tensor | None, absent: Absent) -> Tensor:
-    """Return the weighted mean over the classes, with or without those that have no true pixel; 0 if none is left."""
+def mean_over_classes(
+    losses: Tensor, true: Tensor, batch: Batch, class_weights: Tensor | None, absent: Absent
+) -> Tensor:
+    """Return the weighted mean over the classes that count; 0 if there is none.
+
+    A class without a true pixel counts or not, as `absent` says; one all of whose pixels are ignored never does.
+    """
     check_choice("absent", absent, get_args(Absent))
-    if class_weights is None and absent == "count":
-        return losses.mean()
     weights = torch.ones_like(losses) if class_weights is None else class_weights
     if absent == "skip":
         weights = weights * (true > 0)
+    if batch.ignored is not None and batch.ignored.shape[1] > 1:
+        weights = weights * (sum_over_pixels(~batch.ignored) > 0)
     return divided((losses * weights).sum(), weights.sum())
 
 

@@ -13,7 +13,7 @@ PARTS = [
     ("dice", MODES, {}),
     ("jaccard", MODES, {}),
     ("tversky", MODES, {"alpha": 0.3, "beta": 0.6}),
-    ("focal_tversky", MODES, {"gamma": 1.5}),
+    ("focal_tversky", MODES, {"gamma": 0.75}),
     ("generalized_dice", MODES, {}),
     ("lovasz", MODES, {}),
     ("mcc", MODES, {}),
