@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import farabio_like  # noqa: E402
 import farabio_like.callbacks  # noqa: E402
+import farabio_like.losses  # noqa: E402
+from farabio_like.config.settings import DEFINITIONS  # noqa: E402
 
 project = "farabio_like"
 author = "farabio_like developers"
@@ -58,6 +60,13 @@ class ShippedCallbacks(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class SettingsTable(SphinxDirective):
+    """A table of all settings."""
+
+    def run(self):
+        return self.parse_text_to_nodes("\n".join(settings_table()))
+
+
 class CallbackRole(XRefRole):
     """A link to a callback by its name alone; one that does not ship is a warning."""
 
@@ -67,9 +76,10 @@ class CallbackRole(XRefRole):
 
 
 def link_by_public_name(app, env, node, contnode):
-    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`."""
+    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`, `DiceLoss`."""
     target = node.get("reftarget", "")
     modules = {callback.__name__: callback.__module__ for callback in shipped_callbacks()}
+    modules.update((name, getattr(farabio_like.losses, name).__module__) for name in farabio_like.losses.__all__)
     for full in (f"farabio_like.{target}", f"{modules.get(target.partition('.')[0], '')}.{target}"):
         found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
         if found is not None:
@@ -89,8 +99,20 @@ def shipped_callbacks():
                 yield value
 
 
+def settings_table():
+    """Return the lines of a table of all settings: default, whether a stage may change it, meaning."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 22 12 8 58", ""]
+    lines += ["   * - setting", "     - default", "     - stage", "     - meaning"]
+    for name, setting in DEFINITIONS.items():
+        default = f'"{setting.default}"' if isinstance(setting.default, str) else setting.default
+        stage = "     - yes" if setting.of_a_stage else "     -"
+        lines += [f"   * - ``{name}``", f"     - ``{default}``", stage, f"     - {setting.help}"]
+    return lines
+
+
 def setup(app):
     """Add what these pages use."""
     app.add_directive("shipped-callbacks", ShippedCallbacks)
+    app.add_directive("settings-table", SettingsTable)
     app.add_role("callback", CallbackRole(warn_dangling=True))
     app.connect("missing-reference", link_by_public_name)

@@ -6,12 +6,10 @@ How a step is made (precision, accumulation, clipping) is in `farabio_like.optim
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 import os
 import random
-from collections.abc import Iterator, Mapping
-from numbers import Real
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,60 +17,14 @@ import torch
 from torch import nn
 
 from . import components
+from .config import settings
 from .distributed import fsdp
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .trainer import ConvnetTrainer
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
-
-
-def check_settings(trainer: ConvnetTrainer) -> None:
-    """Raise a ConfigError for a setting of this module, or of a step, with a value that is not allowed."""
-    cls = type(trainer).__name__
-    if trainer._precision not in PRECISIONS:
-        raise ConfigError(f"{cls}: _precision is {trainer._precision!r}; expected one of {PRECISIONS}.")
-    if not _is_whole(trainer._accumulation_steps) or trainer._accumulation_steps < 1:
-        raise ConfigError(
-            f"{cls}: _accumulation_steps is {trainer._accumulation_steps!r}; expected a whole number of batches, 1 or "
-            "more. Write self._accumulation_steps = 4."
-        )
-    for name in ("_clip_norm", "_clip_value"):
-        value = getattr(trainer, name)
-        number = isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
-        if value is not None and not number:
-            raise ConfigError(
-                f"{cls}: {name} is {value!r}; expected None or a number above 0. Write self.{name} = 1.0."
-            )
-    if trainer._clip_norm is not None and trainer._clip_value is not None:
-        raise ConfigError(
-            f"{cls}: _clip_norm is {trainer._clip_norm!r} and _clip_value is {trainer._clip_value!r}; gradients are "
-            "clipped by one of them. Leave the other one None."
-        )
-    for name in ("_channels_last", "_deterministic", "_prefetch"):
-        if not isinstance(getattr(trainer, name), bool):
-            raise ConfigError(f"{cls}: {name} is {getattr(trainer, name)!r}; expected True or False.")
-    if trainer._seed is not None and not (_is_whole(trainer._seed) and 0 <= trainer._seed < 2**32):
-        raise ConfigError(
-            f"{cls}: _seed is {trainer._seed!r}; expected None or a whole number from 0 to below 2**32. "
-            "Write self._seed = 0."
-        )
-    if not isinstance(trainer._compile, (bool, Mapping)):
-        raise ConfigError(
-            f"{cls}: _compile is {trainer._compile!r}; expected True, False, or a dict of arguments of torch.compile. "
-            "Write self._compile = {'mode': 'reduce-overhead'}."
-        )
-    if trainer._compile is not False and trainer._data_parallel:
-        raise ConfigError(
-            f"{cls}: _compile and _data_parallel are both set, but DataParallel copies the model to the devices anew "
-            "for every batch, which would be compiled anew too. Leave one of them out."
-        )
-
-
-def _is_whole(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor, np.ndarray))
 
 
 def seed_everything(seed: int | None) -> None:
@@ -156,17 +108,13 @@ def resolve_device(asked: Any) -> torch.device:
     ConfigError
         If there is no such device here.
     """
+    settings.check_value("_device", asked)
     if asked == "auto":
         if torch.cuda.is_available():
             asked = "cuda"
         else:
             asked = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(
-            f"_device is {asked!r}; expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device."
-        ) from error
+    device = torch.device(asked)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"_device is {str(asked)!r}, but torch sees no CUDA device. Write _device = 'auto'.")
@@ -189,13 +137,9 @@ def device_list(data_parallel: Any) -> list[int] | None:
     ConfigError
         If the setting is neither a flag nor a list of visible devices.
     """
+    settings.check_value("_data_parallel", data_parallel)
     if data_parallel is None or isinstance(data_parallel, bool):
         return None
-    listed = isinstance(data_parallel, (list, tuple)) and all(type(index) is int for index in data_parallel)
-    if not listed or not data_parallel:
-        raise ConfigError(
-            f"_data_parallel is {data_parallel!r}; expected None, True, False or a list of device numbers, [0, 1] say."
-        )
     indices = list(data_parallel)
     visible = torch.cuda.device_count()
     if len(set(indices)) < len(indices) or any(not 0 <= index < visible for index in indices):

@@ -20,10 +20,16 @@ def needs(package: str, who: str) -> None:
     who : str
         Who needs it, for the message.
     """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"{who} needs the package {package}, which is not installed. Install it: pip install {package}"
-        )
+    said = missing(package, who)
+    if said is not None:
+        raise ConfigError(said)
+
+
+def missing(package: str, who: str) -> str | None:
+    """Return what `needs` says of a package that is missing, None of one that is there."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return f"{who} needs the package {package}, which is not installed. Install it: pip install {package}"
 
 
 def installed(path: Path) -> bool:

@@ -24,7 +24,7 @@ from .checks import loss as loss_checks
 from .checks import run as run_checks
 from .checks import settings as setting_checks
 from .config.config import Config
-from .config.settings import SETTINGS
+from .config.settings import SETTINGS, Settings
 from .data import worker_processes
 from .distributed import ddp
 from .distributed import loaders as rank_loaders
@@ -51,7 +51,7 @@ _ATTRIBUTES = (
 )
 
 
-class ConvnetTrainer:
+class ConvnetTrainer(Settings):
     """Base of every trainer: subclass it, override hooks, call `train` and `test`.
 
     Parameters
@@ -108,45 +108,7 @@ class ConvnetTrainer:
     [1, 2]
     """
 
-    # Settings, as `SETTINGS` gives them, and what a run fills in.
-    _num_epochs: int
-    _start_epoch: int
-    _epoch: int
-    _has_eval: bool
-    _eval_interval: int
-    _save_epoch: int
-    _save_steps: int | None
-    _save_minutes: float | None
-    _async_checkpoint: bool
-    _data_parallel: Any
-    _device: Any
-    _precision: str
-    _accumulation_steps: int
-    _clip_norm: float | None
-    _clip_value: float | None
-    _compile: Any
-    _channels_last: bool
-    _prefetch: bool
-    _deterministic: bool
-    _seed: int | None
-    _next_loop: bool
-    _model_path: Any
-    _use_tqdm: bool | None
-    _verbose: bool
-    _logdir: Any
-    _monitor: str | None
-    _monitor_mode: str | None
-    _stages: Any
-    _scheduler_step: str
-    _loss_weights: Any
-    _evaluate_first: bool
-    _load_best: bool
-    _loggers: Any
-    _log_interval: int | None
-    _on_nonfinite: str
-    _strategy: str | None
-    _dist_timeout: float | None
-    _sync_batchnorm: bool
+    # What a run fills in; the settings are those of `Settings`.
     train_loader: Any
     valid_loader: Any
     test_loader: Any

@@ -28,20 +28,6 @@ SMALLEST_UNIT = 100_000  # parameters; gathering fewer at once is not worth a me
 # ---------------------------------------------------------------- modules
 
 
-def check_settings(trainer: ConvnetTrainer) -> None:
-    """Raise a ConfigError for settings that do not go together with shards."""
-    for name, reason in (
-        ("_async_checkpoint", "all ranks write a checkpoint together, which takes them all"),
-        ("_channels_last", "PyTorch divides parameters with contiguous memory only"),
-        ("_compile", "what is compiled is the model without the messages that gather its parameters"),
-    ):
-        if trainer._strategy == "fsdp" and getattr(trainer, name) is not False:
-            raise ConfigError(
-                f"{type(trainer).__name__}: {name} and _strategy = 'fsdp' do not go together: {reason}. Leave one of "
-                "the two out."
-            )
-
-
 def mesh_of(trainer: ConvnetTrainer) -> Any:
     """Return the mesh over which a trainer's modules are in shards, else None."""
     ranks = trainer._run_state.ranks

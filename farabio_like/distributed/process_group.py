@@ -96,27 +96,6 @@ def own_device(asked: Any) -> Any:
     return asked
 
 
-def check_settings(trainer: Any) -> None:
-    """Check the settings of several processes.
-
-    Raises
-    ------
-    ConfigError
-        For one that is not allowed.
-    """
-    limit = trainer._dist_timeout
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit <= 0):
-        raise ConfigError(
-            f"{type(trainer).__name__}: _dist_timeout is {limit!r}; expected seconds, more than 0, or None. "
-            "Write self._dist_timeout = 600."
-        )
-    if trainer._data_parallel and world_size() > 1:
-        raise ConfigError(
-            f"{type(trainer).__name__}: _data_parallel is set, and torchrun has started {world_size()} processes, each "
-            "with a device of its own. Leave one of the two out."
-        )
-
-
 def start(asked: Any, timeout: float | None) -> None:
     """Join the other processes, unless that is done; other ranks than 0 fall silent.
 
@@ -130,7 +109,7 @@ def start(asked: Any, timeout: float | None) -> None:
     global _control, _store
     if not launched() or _control is not None:
         return
-    limit: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    limit: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=float(timeout))}
     if dist.is_initialized():
         base, _, _ = next(dist.rendezvous("env://", **limit))
         _store = dist.PrefixStore("farabio_like", base)

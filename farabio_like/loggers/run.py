@@ -7,7 +7,6 @@ import importlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,12 @@ from torch import Tensor
 from .. import components, distributed
 from ..callbacks import dispatch
 from ..callbacks.base import Callback, Logger
+from ..config import settings
 from ..config.config import to_dict
-from ..errors import ConfigError, HookError, closest
-from ..packages import needs
+from ..errors import ConfigError, HookError
 from .intervals import Intervals, flat
 from .jsonl import IntervalLines
+from .names import LOGGERS, asked_for
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
     from ..trainer import ConvnetTrainer
 
-# By name: module, class, arguments; the package that it needs and the extra that has it.
-NAMES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
-    "csv": ("csv", "CSVLogger", {}, None),
-    "tensorboard": ("tensorboard", "TensorBoardLogger", {}, "tensorboard"),
-    "visdom": ("visdom", "VisdomLogger", {}, None),
-    "wandb": ("wandb", "WandbLogger", {}, "wandb"),
-    "trackio": ("wandb", "WandbLogger", {"service": "trackio"}, "trackio"),
-    "mlflow": ("mlflow", "MLflowLogger", {}, "mlflow"),
-}
 RECORDS = ("rewind", "start", "scalars", "images", "figure", "matrix", "text", "flush", "finish")
 
 
@@ -152,39 +143,16 @@ class Recording:
         return self.intervals
 
 
-def check(trainer: ConvnetTrainer) -> None:
-    """Raise a ConfigError for loggers and an interval that cannot be."""
-    given, cls = trainer._loggers, type(trainer).__name__
-    asked = _asked_for(given)
-    for index, logger in enumerate(asked):
-        where = f"_loggers[{index}]" if isinstance(given, (list, tuple)) else "_loggers"
-        if isinstance(logger, str):
-            if logger not in NAMES:
-                raise ConfigError(
-                    f"{cls}: {where} is {logger!r}, which is no logger.{closest(logger, NAMES)} There are: "
-                    f"{', '.join(NAMES)}."
-                )
-            package = NAMES[logger][3]
-            if package is not None:
-                needs(package, f"{cls}: {where} is {logger!r}, which")
-            if logger == "csv" and trainer._logdir is None:
-                raise ConfigError(
-                    f"{cls}: {where} is 'csv', which writes into the run folder, and _logdir is None. Write "
-                    "self._loggers = CSVLogger('metrics.csv')."
-                )
-        elif not isinstance(logger, Logger):
-            hint = f" Write {logger.__name__}()." if isinstance(logger, type) else ""
-            raise ConfigError(
-                f"{cls}: {where} is {logger!r}; expected a name ({', '.join(NAMES)}) or a farabio_like.Logger.{hint}"
-            )
-        if any(logger is other or (isinstance(logger, str) and logger == other) for other in asked[:index]):
-            raise ConfigError(f"{cls}: {where} is {logger!r}, which is there already.")
-    every = trainer._log_interval
-    if every is not None and (isinstance(every, bool) or not isinstance(every, Integral) or every < 1):
-        raise ConfigError(
-            f"{cls}: _log_interval is {every!r}; expected None or a number of steps, 1 or more. Write "
-            "self._log_interval = 50."
-        )
+def csv_without_folder(trainer: ConvnetTrainer) -> str | None:
+    """Return what is wrong with ``"csv"`` among the loggers of a run without a folder, or None."""
+    asked = asked_for(trainer._loggers)
+    if trainer._logdir is not None or "csv" not in asked:
+        return None
+    where = f"_loggers[{asked.index('csv')}]" if isinstance(trainer._loggers, (list, tuple)) else "_loggers"
+    return (
+        f"{where} is 'csv', which writes into the run folder, and _logdir is None. Write "
+        "self._loggers = CSVLogger('metrics.csv')."
+    )
 
 
 def start(trainer: ConvnetTrainer) -> None:
@@ -195,12 +163,15 @@ def start(trainer: ConvnetTrainer) -> None:
     ConfigError
         For loggers and an interval that cannot be.
     """
-    check(trainer)
+    settings.check(trainer, ("_loggers", "_log_interval"))
+    said = csv_without_folder(trainer)
+    if said is not None:
+        raise ConfigError(f"{type(trainer).__name__}: {said}")
     if not distributed.is_main():
         return
     state = trainer._run_state
     recording = state.recording = state.recording or Recording()
-    found = [recording.logger(each) for each in _asked_for(trainer._loggers)]
+    found = [recording.logger(each) for each in asked_for(trainer._loggers)]
     callbacks = components.each(trainer.callbacks, list, tuple)
     listeners: list[Callback] = [logger for logger in found if not any(logger is other for other in callbacks)]
     found = [each for each in found if each in listeners]
@@ -259,8 +230,8 @@ def during_test(trainer: ConvnetTrainer) -> Iterator[None]:
 
 def make(name: str) -> Logger:
     """Return a new logger by its name."""
-    module, cls, arguments, _ = NAMES[name]
-    return getattr(importlib.import_module(f".{module}", __package__), cls)(**arguments)
+    shipped = LOGGERS[name]
+    return getattr(importlib.import_module(f".{shipped.module}", __package__), shipped.cls)(**shipped.arguments)
 
 
 def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
@@ -311,10 +282,6 @@ def numbers_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "seconds" in entry:
         values["seconds"] = entry["seconds"]
     return values
-
-
-def _asked_for(given: Any) -> list[Any]:
-    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _records(logger: Logger) -> bool:
