@@ -1,7 +1,6 @@
 """A report is one file with everything, made of the run folder alone."""
 
 import base64
-import contextlib
 import json
 import os
 import re
@@ -14,14 +13,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 
 from farabio_like import compare, report
 from farabio_like.errors import ConfigError
-from farabio_like.rundir import config_file, reader
-from farabio_like.rundir.config_file import to_yaml
+from farabio_like.rundir import reader
 
 from .conftest import ROOT
+from .rundir.test_config_file import DAMAGED
 from .trainers import Tiny
 
 
@@ -171,97 +169,6 @@ def test_an_epoch_that_was_trained_again_counts_once(tmp_path):
     assert found.history[1]["train"]["loss"] == 7.0 and found.best_epoch is None
 
 
-def test_settings_are_read_as_they_were_written(tmp_path):
-    body = {
-        "class": "A",
-        "config": {"data": {"size": 64, "w: x": "a: b", "l": [1, [2, 3], {"k": 5}], "e": {}}, "é": None},
-    }
-    found = reader.read(folder(tmp_path, [], to_yaml({**body, "settings": {"_monitor": None, "lr": 1e-5, "s": 'q"'}})))
-    assert found.owner == "A" and found.settings == {"_monitor": "null", "lr": "1.0e-05", "s": 'q"'}
-    lists = {"data.l.0": "1", "data.l.1.0": "2", "data.l.1.1": "3", "data.l.2.k": "5"}
-    assert found.config == {"data.size": "64", "data.w: x": "a: b", **lists, "data.e": "{}", "é": "null"}
-
-
-OLDER = Path(__file__).parent / "data" / "older_run" / "Older" / "1"
-
-
-def test_values_that_an_older_version_wrote_are_shown_as_then():
-    found = reader.read(OLDER)
-    assert found.owner == "Older" and len(found.config) == 19 and len(found.settings) == 40
-    words = ["on", "012", "1:30", "2026-11-29", "é – 中", "two\\U0000000Alines", ""]
-    assert found.config == {
-        "lr": "1.0e-05",
-        **{f"widths.{index}": width for index, width in enumerate(["6", "16", "3"])},
-        **{"nested.name": "yes", "nested.empty": "{}", "nested.list": "[]", "nested.none": "null"},
-        "nested.quoted": 'a "b" \\ c: # d',
-        **{f"words.{index}": word for index, word in enumerate(words)},
-        **{"flags.0": "true", "flags.1": "false", "huge": ".inf"},
-    }
-    expected = {"_seed": "3", "_logdir": "PosixPath('tests/data/older_run')", "_monitor_mode": "null"}
-    assert expected.items() <= found.settings.items()
-
-
-def test_values_are_shown_alike_whichever_version_wrote_them(tmp_path):
-    was = reader.read(OLDER)
-    values = yaml.safe_load((OLDER / "config.yaml").read_text(encoding="utf-8"))
-    now = reader.read(folder(tmp_path, [], to_yaml(values)))
-    assert (now.owner, now.config, now.settings) == (was.owner, was.config, was.settings)
-
-
-BOMB = "config:\n  a0: &a0 [x, x]\n" + "".join(f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
-DAMAGED = {  # text, some of what is shown, and what is said; None: nothing is wrong
-    "cut off": ('class: A\nconfig:\n  lr: 0.1\n  name: "resn', {"config.lr": "0.1"}, "line 4: .*(end|document)"),
-    "tab": (
-        "config:\n  lr: 0.1\n  n: 3\n\tx: 1\nsettings:\n  a: 2\n",
-        {"config.lr": "0.1", "settings.a": "2"},
-        "line 4: ",
-    ),
-    "both": ("config: [\nsettings:\n  a: 2\n  b: [\n", {"settings.a": "2"}, "line 5: "),
-    "twice": ("class: A\nclass: B\nconfig:\n  lr: 1\n  lr: 2\n", {"class": "B", "config.lr": "2"}, None),
-    "control": ('class: A\nconfig:\n  a: \x1b[31m\n  b: "\\e[31m"\n', {"config.b": "\\U0000001B[31m"}, None),
-    "no character": ('class: A\nconfig: "\\UFFFFFFFF"\n', {"class": "A"}, "Unicode|Python int too large"),
-    "bomb": (BOMB, {"config.a0.1": "x", "config.a59.1": "*a58"}, None),
-    "itself": ("class: &c\n  in: *c\n", {"class.in": "*c"}, None),
-    "merge": ("class: A\n<<: *other\n", {"class": "A", "<<": "*other"}, None),
-    "object": ("class: !!python/object/apply:os.mkdir [made]\n", {"class.0": "made"}, None),
-    "deep list": (
-        "class: A\nconfig: " + "[" * 100_000,
-        {"class": "A"},
-        "line 2: .*(more than 100 lists|maximum nesting depth)",
-    ),
-    "deep items": ("class: A\nconfig:\n " + "- " * 50_000, {"class": "A"}, "line 3: more than 100 lists"),
-    "deep keys": ("class: A\n" + "? " * 50_000, {"class": "A"}, "line 2: a list or dict as a key"),
-    "deep flow": ("class: A\nconfig: " + "{a: " * 101 + "}" * 101, {"class": "A"}, "line 2: more than 100 lists"),
-    "many": ("class: A\nconfig:\n" + "- x\n" * 5001, {"class": "A", "config.4900": "x"}, "more than 5000 parts"),
-    "large": ("class: A\nconfig: " + "x" * 300_000, {"class": "A"}, "more than 200000 characters"),
-    "long paths": (f"? {'k' * 50_000}\n:\n" + "- x\n" * 100, {"k" * 50_000 + ".9": "x"}, "too long to be shown"),
-    "documents": ("class: A\n" + "---\n" * 1000 + "settings: {a: b}\n", {"class": "A", "settings.a": "b"}, None),
-    "list": ("- 1\n- 2\n", {"1": "2"}, None),
-    "no text": (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", {"": "\ufffdPNG \ufffd \ufffd\ufffd\ufffd\ufffd"}, None),
-    "nothing": ("", {}, None),
-}
-
-
-@pytest.mark.parametrize("parser", ["CSafeLoader", "SafeLoader"])
-@pytest.mark.parametrize(("text", "some", "message"), DAMAGED.values(), ids=DAMAGED)
-def test_of_a_damaged_or_hostile_configuration_is_shown_what_can_be_read(
-    tmp_path, monkeypatch, parser, text, some, message
-):
-    monkeypatch.setattr(yaml, "CSafeLoader", getattr(yaml, parser, yaml.SafeLoader), raising=False)
-    for name, limit in {"LARGEST": 200_000, "MOST_PARTS": 5_000, "MOST_SHOWN": 1_000_000}.items():
-        monkeypatch.setattr(config_file, name, limit)
-    run = folder(tmp_path, [line(1)], "")
-    (run / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    shown, problems = config_file.values((run / "config.yaml").read_text(encoding="utf-8", errors="replace"))
-    assert re.search(message, "".join(problems)) if message else not problems
-    for name, value in some.items():
-        assert shown[name] == value
-    with pytest.warns(UserWarning, match=message) if message else contextlib.nullcontext():
-        found = reader.read(run)
-    assert found.config == {name[7:]: shown[name] for name in shown if name.startswith("config.")}
-    assert found.history and not Path("made").exists()
-
-
 def test_reports_and_tables_of_damaged_configurations_are_made(tmp_path, capsys):
     runs = []
     for number, name in enumerate(["tab", "bomb", "deep list", "no text"]):
@@ -275,13 +182,6 @@ def test_reports_and_tables_of_damaged_configurations_are_made(tmp_path, capsys)
         compare.main([*runs, "-o", str(tmp_path / "curves.png")])
     assert all(Path(run, "report.html").stat().st_size > 10_000 for run in runs)
     assert re.search(r"0/runs/Odd/1 +0.1 +2 ", capsys.readouterr().out) and (tmp_path / "curves.png").is_file()
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "1" * 10_000])
-def test_lines_of_numbers_that_nobody_can_read_are_passed_over(tmp_path, text):
-    run = folder(tmp_path, [line(1), text, line(2)])
-    (run / "environment.json").write_text(text)
-    assert len(reader.read(run).history) == 2
 
 
 def test_the_best_value_follows_the_direction_of_the_metric(tmp_path):

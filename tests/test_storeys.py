@@ -42,7 +42,7 @@ def storey(module):
 LATE = """
 PIL jinja2 matplotlib mlflow torchvision tqdm visdom fcntl
 torch.distributed torch.utils.tensorboard
-farabio_like.plots.picture
+farabio_like.plots.picture farabio_like.rundir.config_file
 """.split()
 
 MOST_FILES = 12  # on the first level

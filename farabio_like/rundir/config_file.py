@@ -1,19 +1,18 @@
 """``config.yaml``: plain data as YAML, and the values of such a file as a reader wants to see them.
 
-PyYAML is imported when a file is written or read, not before: that takes longer than importing this package.
+This is imported where such a file is written or read, not before: who imports the package does not wait for PyYAML.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
 
 from ..checkpoint.plain import written
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    import yaml
 
 # Of a file that is read; the settings come after the configuration, so these are far beyond any that a run writes.
 LARGEST = 1 << 23  # characters
@@ -31,7 +30,6 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
     A string takes one line, and is one for readers of YAML 1.1 and of 1.2.
     """
-    import yaml
 
     class Dumper(yaml.SafeDumper):
         pass
@@ -95,8 +93,6 @@ def _leaves(text: str) -> Iterator[tuple[str, str]]:
 
 def _leaves_of(event: yaml.Event, events: Iterator[yaml.Event], path: str) -> Iterator[tuple[str, str]]:
     """Yield the leaves of the node that begins with an event; it is no deeper than `_events` allows."""
-    import yaml
-
     if not isinstance(event, yaml.CollectionStartEvent):
         yield path, _shown(event)
         return
@@ -115,8 +111,6 @@ def _leaves_of(event: yaml.Event, events: Iterator[yaml.Event], path: str) -> It
 
 def _shown(event: yaml.Event) -> str:
     """Return a scalar or alias as it is written, without quotes and escapes that only YAML needs."""
-    import yaml
-
     if isinstance(event, yaml.CollectionStartEvent):
         raise ConfigError(f"line {event.start_mark.line + 1}: a list or dict as a key")
     text = f"*{event.anchor}" if isinstance(event, yaml.AliasEvent) else event.value
@@ -125,8 +119,6 @@ def _shown(event: yaml.Event) -> str:
 
 def _events(text: str) -> Iterator[yaml.Event]:
     """Yield the events of a text's nodes, as many as are read here; to find them, PyYAML calls nothing recursively."""
-    import yaml
-
     # The one in C is 20 times as fast. For writing, the one in Python: it does not escape an emoji.
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     depth = number = 0

@@ -16,7 +16,6 @@ from ..checkpoint.files import write_text
 from ..checkpoint.plain import finite
 from ..errors import CheckpointError, ConfigError
 from . import environment, layout
-from .config_file import to_yaml
 from .runs import new_folder
 
 
@@ -120,6 +119,8 @@ class RunDir:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
         if not distributed.is_main():
             return
+        from .config_file import to_yaml
+
         body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
         text = json.dumps(environment.environment(), indent=2)
         try:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..metrics.values import improves
-from . import config_file
 from .layout import CONFIG, ENVIRONMENT, METRICS
 
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -84,6 +83,8 @@ def read(folder: str | Path) -> RunFiles:
     ConfigError
         If it is no run folder.
     """
+    from . import config_file
+
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder. Give run folders, as in runs/Digits/1.")
