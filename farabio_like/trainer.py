@@ -33,7 +33,7 @@ from .loop import batch as loop_batch
 from .loop import evaluation, loader_pass
 from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
-from .resume import position, saving
+from .resume import saving
 from .state import rank_requests, run_state, signals
 from .training import best as best_epoch
 from .training import epochs, testing
@@ -388,7 +388,7 @@ class ConvnetTrainer:
             self.on_train_epoch_end()
             dispatch.fire(self, "on_train_epoch_end")
         rank_requests.agree(self)
-        position.begin_evaluation(self)
+        epochs.begin_evaluation(self)
         if best_epoch.evaluation_is_due(self):
             with evaluation.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()

@@ -29,7 +29,7 @@ from ..metrics.running import RunningMeans
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
-from ..resume import position, saving
+from ..resume import saving
 from ..state import rank_requests, signals
 from ..state.run_state import NO_VALID_LOADER
 from .batch import forget_parts, return_batch
@@ -62,7 +62,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
-        position.enter_epoch(trainer, items)
+        state.resumption.enter_epoch(trainer, items)
     return items
 
 
@@ -77,7 +77,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     training = name == "train"
     if training:
-        if position.trained_already(trainer):
+        if state.resumption.trained_already(trainer):
             return
         ddp.replicate(trainer)
     means = RunningMeans()
@@ -109,14 +109,15 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         stepping = None
     elif stepping is not None:
         left = data.length_of(items)
-        stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
+        start = state.resumption.start
+        stepping.begin_pass(trainer, left if left is None or start is None else left - start.batches)
     saves_within = trainer._save_steps is not None or trainer._save_minutes is not None
     outer, state.loader, state.initial_loss = state.loader, name, None
     asked, state.requests.stop_loader = state.requests.stop_loader, False  # of the pass around this one
     if training:
         state.means, state.metric_objects = means, objects
-        if state.resumed is not None:
-            items = position.go_on(trainer, items)
+        if not state.resumption.ended:
+            items = state.resumption.remaining(trainer, items)
             losses.pass_over(own.get("loss"))
     if trainer._prefetch:
         items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)

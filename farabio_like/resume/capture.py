@@ -15,6 +15,7 @@ from ..config.config import to_dict
 from ..data import resumable
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
+from ..state.run_state import is_last_epoch
 from ..version import __version__
 from .attributes import (
     averaging,
@@ -56,8 +57,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         "averages": {name: average for name, average in averages.items() if average},
         "run": {
             "num_epochs": trainer._num_epochs,
-            "finished": state.progress.phase is None
-            and (trainer._epoch >= trainer._num_epochs or state.requests.ends_run),
+            "finished": state.progress.phase is None and is_last_epoch(trainer),
             "done": state.progress.last_epoch_done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,

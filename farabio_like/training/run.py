@@ -46,7 +46,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
     state.requests.stop = state.requests.exit_asked = False
-    state.resumed, state.progress.phase = None, None
+    state.resumption.end()
+    state.progress.phase = None
     state.item = loader_pass.NOTHING
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
@@ -62,7 +63,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         resume_run(trainer, resume_from)
     first = first_epoch(trainer)
     if (
-        state.resumed is None
+        state.resumption.ended
         and state.progress.last_epoch_done is not None
         and first > trainer._num_epochs
         and trainer._stages is None
@@ -76,7 +77,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.folder = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.folder.path
         state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
-        if state.resumed is not None:
+        if not state.resumption.ended:
             bring_along(trainer, state.folder)
     if state.folder is not None:
         distributed.from_main(state.folder.hold)
@@ -138,13 +139,8 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
         state.determinism = None
     leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
-    state.progress.phase, state.means, state.metric_objects, state.resumed, state.requests.saves = (
-        None,
-        None,
-        None,
-        None,
-        [],
-    )
+    state.progress.phase, state.means, state.metric_objects, state.requests.saves = None, None, None, []
+    state.resumption.end()
     if error is None and first is not None:
         raise first
     if lost is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
 from ..loggers import run as loggers
-from ..resume import attributes, restore
+from ..resume import attributes
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
 
@@ -21,7 +21,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     if (
         trainer._evaluate_first
         and state.progress.last_epoch_done is None
-        and state.resumed is None
+        and state.resumption.ended
         and evaluation_is_due(trainer, first=True)
     ):
         trainer.evaluate_epoch()
@@ -33,16 +33,16 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
     attributes.note_objects(trainer)
     if trainer._stages is None:
-        restore.restore(trainer)
+        state.resumption.parts(trainer)
         yield
         return
     if state.requests.stop or first_epoch(trainer) > trainer._num_epochs:
-        restore.restore(trainer, weights_only=True)
+        state.resumption.parts(trainer, weights_only=True)
     end = trainer._start_epoch - 1
     for stage in trainer._stages:
         end += stage.num_epochs
         # A stage that was resumed at its end has still to run its on_stage_end.
-        goes_on = state.resumed is not None and state.resumed["run"]["stage"] == stage.name
+        goes_on = state.resumption.is_of_stage(stage.name)
         if state.requests.ends_run or (first_epoch(trainer) > end and not goes_on):
             continue
         state.stage, state.stage_end = stage, end
@@ -53,7 +53,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
         trainer.on_stage_start()
         dispatch.fire(trainer, "on_stage_start")
-        restore.restore(trainer)
+        state.resumption.parts(trainer)
         yield
         trainer.on_stage_end()
         dispatch.fire(trainer, "on_stage_end")
