@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from farabio_like import Callback, CheckpointError, ConfigError, ConvnetTrainer, Stage
-from farabio_like.callbacks import EMA
+from farabio_like.callbacks import EMA, find_lr
 
 from .trainers import INPUTS as TEN
 from .trainers import TARGETS as TEN_TARGETS
@@ -251,6 +251,13 @@ def test_stopping_after_any_step(kind, tmp_path, monkeypatch):
         assert resumed.run_dir == Path("stopped") / kind.__name__ / "1"
 
 
+class Searched(Tensors):
+    """Tries learning rates before it trains, on the loader whose epoch is resumed."""
+
+    def on_train_start(self):
+        self.found = find_lr(self, num_steps=6)
+
+
 class Warm(Tensors):
     """Raises its rate in every epoch anew, and counts in a record that every epoch begins."""
 
@@ -264,7 +271,7 @@ class Warm(Tensors):
         self.names["of the epoch"] += 1
 
 
-@pytest.mark.parametrize("kind", [Warm])
+@pytest.mark.parametrize("kind", [Searched, Warm])
 def test_hooks_before_the_first_batch_that_is_left_change_nothing(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = whole_run(kind)
