@@ -19,6 +19,8 @@ rundir
 loggers
 checks report compare
 optim
+resume.attributes
+resume.restore
 state
 resume
 loop
