@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import html
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -87,9 +89,7 @@ class Summary:
         return "\n".join([lines[0], rule, *lines[1:], rule, *closing])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(str(self))}</pre>"
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def summarize(trainer: ConvnetTrainer, depth: int = 3) -> Summary:
@@ -241,6 +241,4 @@ def _cut(text: str, width: int) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(" ".join(text.split()), WIDTH, max_lines=3)

@@ -15,6 +15,7 @@ from farabio_like.checks import hooks
 from farabio_like.trainer import SETTINGS
 
 ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "farabio_like").rglob("*.py"))
 HANDBOOK = (ROOT / "docs" / "hooks.rst").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -66,10 +67,24 @@ def test_reference_has_every_public_name(name):
 def test_every_module_has_its_documentation():
     pages = "".join((ROOT / "docs" / f"{page}.rst").read_text() for page in ("reference", "modules"))
     shown = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", pages, flags=re.MULTILINE))
-    folder = ROOT / "farabio_like"
-    there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in folder.rglob("*.py")}
-    there = {name for name in there if not name.endswith("__")}
-    assert shown == there - {"farabio_like.trainer", "farabio_like.errors"}
+    there = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
+    shown_by_name = {"farabio_like", "farabio_like.trainer", "farabio_like.errors"}
+    assert shown == {name for name in there if not name.endswith("__")} - shown_by_name
+
+
+def test_the_tree_has_every_file():
+    tree = (ROOT / "docs" / "design.rst").read_text().partition("   farabio_like/\n")[2].partition("   tests/")[0]
+    shown, package = set(), ""
+    for indent, name in re.findall(r"^   ( +)(\w+/|\w+\.py)", tree, flags=re.MULTILINE):
+        if len(indent) == 2:
+            package = ""
+        shown.add(package + name)
+        if name.endswith("/"):
+            package = name
+    there = {path.relative_to(ROOT / "farabio_like").as_posix() for path in MODULES}
+    there = {name.removesuffix("__init__.py") or name for name in there}
+    # The callbacks that ship are in a table of their own.
+    assert {n for n in shown if "callbacks/" not in n} == {n for n in there if "callbacks/" not in n}
 
 
 def test_pages_name_no_callback_that_is_not_there():

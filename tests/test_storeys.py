@@ -1,6 +1,7 @@
-"""A file imports only what stands below it."""
+"""A file imports only what stands below it, at its head; files and functions are short; packages say what they hold."""
 
 import ast
+import re
 from pathlib import Path
 
 import farabio_like
@@ -37,16 +38,47 @@ def storey(module):
     return next((n for n in (".".join(parts[:k]) for k in range(len(parts), 0, -1)) if n in HEIGHT), None)
 
 
+# Imported where they are used: not there on every machine, or slow to load for who does not need them.
+LATE = """
+PIL jinja2 matplotlib mlflow torchvision tqdm visdom fcntl
+torch.distributed torch.utils.tensorboard
+farabio_like.plots.picture
+""".split()
+
+MOST_FILES = 12  # on the first level
+MOST_LINES = 600  # of a file; trainer.py is as long as a run
+MOST_LINES_OF_A_FUNCTION = 60  # with its docstring
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def imported(node, path):
+    """Yield the full name of everything that a node imports."""
+    if isinstance(node, ast.Import):
+        yield from (name.name for name in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        package = (ROOT.name, *path.relative_to(ROOT).parent.parts)
+        base = package[: len(package) - node.level + 1] if node.level else ()
+        for name in node.names:
+            yield ".".join((*base, *filter(None, [node.module]), name.name))
+
+
 def imports(path):
     """Yield line, module and whether it is for annotations only, of every import within the package."""
-    package, tree = path.relative_to(ROOT).parent.parts, ast.parse(path.read_text(encoding="utf-8"))
+    tree, prefix = parsed(path), f"{ROOT.name}."
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     typing = {id(part) for node in typing for part in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + tuple(filter(None, (node.module or "").split(".")))
-            for name in node.names:
-                yield node.lineno, ".".join((*base, name.name)), id(node) in typing
+        for name in imported(node, path):
+            if name.startswith(prefix):
+                yield node.lineno, name.removeprefix(prefix), id(node) in typing
 
 
 def test_imports_go_down():
@@ -67,3 +99,42 @@ def test_tools_take_no_trainer():
     for package in ("data", "metrics", "checkpoint", "rundir", "plots", "config"):
         for path in (ROOT / package).rglob("*.py"):
             assert not any(name.startswith("trainer") for _, name, _ in imports(path)), f"{path} is for any trainer"
+
+
+def test_imports_stand_at_the_head():
+    wrong = set()
+    for path in FILES:
+        for node in (part for function in functions(parsed(path)) for part in ast.walk(function)):
+            for name in imported(node, path):
+                if not any(f"{name}.".startswith(f"{late}.") for late in LATE):
+                    wrong.add(f"{path.relative_to(ROOT)}:{node.lineno} imports {name} in a function")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_only_what_ships_is_looked_up_by_its_name():
+    users = {path.relative_to(ROOT).parts[0] for path in FILES if "import_module" in path.read_text(encoding="utf-8")}
+    assert users == {"callbacks", "loggers"}
+
+
+def test_the_first_level_has_few_files():
+    assert len(list(ROOT.glob("*.py"))) <= MOST_FILES
+
+
+def test_files_and_functions_are_short():
+    long = []
+    for path in FILES:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MOST_LINES and path != ROOT / "trainer.py":
+            long.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for function in functions(parsed(path)):
+            lines = function.end_lineno - function.lineno + 1
+            if lines > MOST_LINES_OF_A_FUNCTION:
+                long.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def test_every_package_says_what_lives_there_and_what_does_not():
+    for path in ROOT.rglob("__init__.py"):
+        docstring = ast.get_docstring(parsed(path)) or ""
+        sentences = re.findall(r"[.!?](?=\s|$)", docstring)
+        assert len(sentences) >= 2, f"{path.relative_to(ROOT)} says: {docstring}"

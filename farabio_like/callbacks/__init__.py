@@ -1,4 +1,8 @@
-"""Callbacks observe and steer a run beside the hooks. `python -m farabio_like.callbacks` lists them."""
+"""Callbacks observe and steer a run beside the hooks. `python -m farabio_like.callbacks` lists them.
+
+What a callback is and who hears an event is said in `base` and `dispatch`, below the trainer; those that ship stand
+above it, one concept a file. They do not learn: forward, backward and step are methods of the trainer.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -65,5 +65,9 @@ def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any]
 
 def fire(trainer: ConvnetTrainer, event: str) -> None:
     """Call the callbacks that listen to an event."""
-    for listener in trainer._run_state.listeners.get(event, ()):
-        listener(trainer)
+    try:
+        for listener in trainer._run_state.listeners.get(event, ()):
+            listener(trainer)
+    except BaseException:
+        trainer._run_state.failed_event = event
+        raise

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from torch import profiler
+
 from .. import checkpoint
 from ..errors import ConfigError
 from .base import Callback, CallbackOrder
@@ -67,8 +69,6 @@ class Profiler(Callback):
         """Start the profiler in the first epoch."""
         if not self._due:
             return
-        from torch import profiler
-
         self._due, self._steps = False, 0
         folder = trainer.run_dir / "profile"  # type: ignore[operator]
         self._profile = profiler.profile(

@@ -27,7 +27,7 @@ from ..callbacks.base import Callback
 from ..config.config import Config
 from .plain import PLAIN, is_plain
 
-LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume`
+LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume.attributes`
 MOST_PARTS = 10_000  # of a list or dict that holds more than plain data
 DEEPEST = 6
 _NO_RECORDS = (Dataset, DataLoader, Sampler, Callback, Config, BaseException, type)
@@ -138,7 +138,7 @@ def is_large(value: Any) -> bool:
 
 
 def digest(state: dict[str, Any]) -> Any:
-    """Return something that differs, for all practical purposes, once a state of `state_of` has changed.
+    """Return something that differs, for all practical purposes, once a state of `capture` has changed.
 
     That of a record has one entry for each field.
     """
@@ -202,7 +202,7 @@ def fingerprint(module: nn.Module) -> Any:
 
 
 def is_same_content(one: Any, other: Any) -> bool:
-    """Return whether two results of `content_of` are of the same weights, also where those were summed elsewhere."""
+    """Return whether two results of `fingerprint` are of the same weights, also where those were summed elsewhere."""
     return len(one) == len(other) and all(
         name == name_then and mark[:-1] == then[:-1] and _is_close(complex(mark[-1]), complex(then[-1]))
         for (name, mark), (name_then, then) in zip(one, other, strict=True)
@@ -226,7 +226,7 @@ def is_iterator(value: Any) -> bool:
 
 
 def fits(value: Any, state: dict[str, Any]) -> bool:
-    """Return whether all of a state can be given to an object as it was built: see `restored`."""
+    """Return whether all of a state can be given to an object as it was built: see `restore`."""
     kind, content = next(iter(state.items()))
     if kind in ("tensor", "array", "plain"):
         return True

@@ -1,4 +1,5 @@
 """What is said before the first step: misspelt names, wrong signatures, settings, loaders, optimizers.
 
-Errors of a running training are raised where they happen, not here.
+An error of a running training is raised where it happens; what is said about a loss that cannot be minimised is here
+too.
 """

@@ -149,6 +149,15 @@ def positive(*, of: str | None = None, example: float | None = None) -> Allowed:
     return Allowed(f"None or a number{f' of {of}' if of else ''} above 0", holds, example)
 
 
+def seconds() -> Allowed:
+    """Return what allows finite numbers of seconds from 0 on."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+
+    return Allowed("a number of seconds, 0 or more", holds, 2.0)
+
+
 def one_of(*choices: Any) -> Allowed:
     """Return what allows these values."""
     there = frozenset(choices)

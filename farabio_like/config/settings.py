@@ -24,6 +24,7 @@ from .allowed import (
     one_of,
     path,
     positive,
+    seconds,
     stages,
     whole,
     yes_or_no,
@@ -53,6 +54,10 @@ class Setting:
     of_a_stage: bool = False
 
 
+class Default(int):
+    """A whole number that nobody has set: some settings are obeyed to the letter only where somebody has."""
+
+
 def setting(default: T, allowed: Allowed, help: str, of_a_stage: bool = False) -> T:
     """Declare a setting; to a type checker it is its default."""
     return Setting(default, allowed, help, of_a_stage)  # type: ignore[return-value]
@@ -79,10 +84,16 @@ class Settings:
         1, whole(1, tensors=True, example=1), "evaluate every so many epochs", of_a_stage=True
     )
     _save_epoch: int = setting(
-        1,
+        Default(1),
         whole(1, tensors=True, example=1),
-        "write ``checkpoints/last.ckpt`` every so many epochs",
+        "write ``checkpoints/last.ckpt`` every so many epochs; unless it is set, see ``_unsaved_seconds``",
         of_a_stage=True,
+    )
+    _unsaved_seconds: float = setting(
+        2.0,
+        seconds(),
+        "while saves would take more than 5 % of the run's time, put off those of epochs, by so many seconds of "
+        "training at most; 0 puts off none, and so does setting ``_save_epoch``, ``_save_steps`` or ``_save_minutes``",
     )
     _save_steps: int | None = setting(None, whole(1, optional=True), "write it also every so many steps")
     _save_minutes: float | None = setting(None, positive(), "write it also after the first step after so many minutes")

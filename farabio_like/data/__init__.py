@@ -3,7 +3,7 @@
 Loaders that several ranks share are in `distributed.loaders`.
 """
 
-from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move
+from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move, shapes_of
 from .loaders import Items, describe_loader, fetcher, length_of, read_batches
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "length_of",
     "move",
     "read_batches",
+    "shapes_of",
 ]

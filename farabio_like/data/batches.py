@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+MOST_PARTS = 5  # of a batch that are described
+
 
 def move(batch: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
     """Return `batch` with every tensor on `device`.
@@ -130,3 +132,18 @@ def is_batch(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return bool(value) and isinstance(value[0], Tensor)
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "__iter__")
+
+
+def shapes_of(batch: Any) -> str:
+    """Return type and shape of the tensors of a batch, in its containers."""
+    if isinstance(batch, Tensor):
+        device = "" if batch.device.type == "cpu" else f" on {batch.device}"
+        return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}{device}"
+    if isinstance(batch, Mapping):
+        parts = [f"{key!r}: {shapes_of(part)}" for key, part in list(batch.items())[:MOST_PARTS]]
+    elif isinstance(batch, (list, tuple)):
+        parts = [shapes_of(part) for part in batch[:MOST_PARTS]]
+    else:
+        return type(batch).__name__
+    more = ", ..." if len(batch) > MOST_PARTS else ""
+    return f"{{{', '.join(parts)}{more}}}" if isinstance(batch, Mapping) else f"({', '.join(parts)}{more})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.utils.data import (
 
 from ..errors import DataError
 from . import resumable
+
+GATHERED_BYTES = 1 << 17  # of several small batches that are fetched together
 
 
 class Sentinel(Enum):
@@ -43,7 +45,7 @@ class Items:
     name : str
         ``"train"``, ``"valid"`` or ``"test"``, for messages.
     seed : tuple, optional
-        Of the pass, see `positions.seeded`; None leaves the samples' random numbers to chance.
+        Of the pass, see `resumable.seeded`; None leaves the samples' random numbers to chance.
     """
 
     def __init__(self, loader: Iterable[Any], name: str, seed: tuple[Any, ...] | None = None) -> None:
@@ -137,7 +139,7 @@ def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
     It exists for a plain ``DataLoader`` without workers and with default collation over a ``TensorDataset``
     (or a ``Subset`` of one, as ``random_split`` makes it), where a batch is the tensors at the batch's indices,
     and over a dataset with ``__getitems__``. Order, contents, types and the use of random numbers are those of
-    the ``DataLoader``. The function takes a `positions.Start` where the first batches are to be passed over.
+    the ``DataLoader``. The function takes a `resumable.ResumePoint` where the first batches are to be passed over.
     """
     if (
         type(loader) is not DataLoader
@@ -161,13 +163,9 @@ def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
             for chosen in resumable.after(start, loader.batch_sampler or ()):
                 yield default_collate(dataset.__getitems__(chosen))  # type: ignore[attr-defined]
             return
-        tensors, subset = found
+        rows = _Rows(*found)
         for chosen in resumable.after(start, _index_batches(loader)):
-            if isinstance(chosen, slice) and subset is None:
-                yield [tensor[chosen].clone(memory_format=torch.contiguous_format) for tensor in tensors]
-            else:
-                indices: Any = subset[chosen] if subset is not None else chosen
-                yield [tensor.index_select(0, indices) for tensor in tensors]
+            yield rows.span(chosen) if type(chosen) is _Span else rows.at(chosen)
 
     return whole_batches
 
@@ -191,28 +189,83 @@ def tensors_of(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
     return (dataset.tensors, subset) if simple and dataset.tensors else None
 
 
-def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | slice]:
+class _Span(NamedTuple):
+    """A batch of consecutive rows, or of consecutive places in an order that was drawn beforehand."""
+
+    order: Tensor | None
+    start: int
+    stop: int
+    end: int  # so far, whole batches of this size follow in any case
+
+
+class _Rows:
+    """Fetches the samples of batches from tensors; several small batches that follow each other by one gather.
+
+    What is fetched ahead is fetched anew where a tensor was written to meanwhile. Batches of one gather lie in one
+    memory, but each has a version counter of its own: writing to one is not seen by autograd as writing to another.
+
+    Parameters
+    ----------
+    tensors : tuple of Tensor
+    subset : Tensor or None
+        The rows that there are; None for all.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...], subset: Tensor | None) -> None:
+        self.tensors, self.subset = tensors, subset
+        # Tensors of inference mode do not tell whether they were written to.
+        row = 0 if any(t.is_inference() for t in tensors) else sum(t.nbytes // max(1, len(t)) for t in tensors)
+        self.most = GATHERED_BYTES // row if row else 0  # rows that are fetched together
+        self.waiting: list[Any] = []  # batches, the next one last
+        self.versions: list[int] = []
+
+    def at(self, indices: Tensor | slice) -> list[Tensor]:
+        """Return the samples at some places."""
+        chosen: Any = self.subset[indices] if self.subset is not None else indices
+        return [tensor.index_select(0, chosen) for tensor in self.tensors]
+
+    def span(self, span: _Span) -> list[Tensor]:
+        """Return the samples of a span; they are asked for one after the other."""
+        size = span.stop - span.start
+        batches = min(self.most // size, (span.end - span.start) // size)
+        if batches < 2 and not self.waiting:
+            return self._gathered(span.order, span.start, span.stop)
+        versions = [tensor._version for tensor in self.tensors]
+        if not self.waiting or versions != self.versions:
+            self.versions = versions
+            found = self._gathered(span.order, span.start, span.start + max(1, batches) * size)
+            self.waiting = list(zip(*(part.unsafe_split(size) for part in found), strict=True))[::-1]
+        return list(self.waiting.pop())
+
+    def _gathered(self, order: Tensor | None, start: int, stop: int) -> list[Tensor]:
+        if order is not None or self.subset is not None:
+            return self.at(slice(start, stop) if order is None else order[start:stop])
+        return [tensor[start:stop].clone(memory_format=torch.contiguous_format) for tensor in self.tensors]
+
+
+def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | _Span]:
     """Yield the indices of each batch in the loader's order, drawing what its samplers would draw."""
     batch_sampler: Any = loader.batch_sampler
     sampler = getattr(batch_sampler, "sampler", None)
     plain = type(batch_sampler) is BatchSampler
     if plain and type(sampler) is SequentialSampler and len(sampler) <= len(loader.dataset):  # type: ignore[arg-type]
         total, size = len(sampler), batch_sampler.batch_size
-        stop = total - total % size if batch_sampler.drop_last else total
-        for start in range(0, stop, size):
-            yield slice(start, min(start + size, total))
+        whole = total - total % size
+        for start in range(0, whole if batch_sampler.drop_last else total, size):
+            yield _Span(None, start, min(start + size, total), whole)
     elif plain and type(sampler) is RandomSampler and _is_permutation(sampler):
         generator = sampler.generator
         if generator is None:
             generator = torch.Generator()
             generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
         total, size = len(sampler), batch_sampler.batch_size
-        parts = torch.randperm(total, generator=generator).split(size)
-        yield from parts[: total // size]
+        order, whole = torch.randperm(total, generator=generator), total - total % size
+        for start in range(0, whole, size):
+            yield _Span(order, start, start + size, whole)
         # RandomSampler draws once more where it ends, which a generator of the user's remembers.
         torch.randperm(total, generator=generator)
         if total % size and not batch_sampler.drop_last:
-            yield parts[-1]
+            yield _Span(order, whole, total, total)
     else:
         total = len(loader.dataset)  # type: ignore[arg-type]
         for indices in batch_sampler:

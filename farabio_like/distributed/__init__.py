@@ -1,7 +1,8 @@
 """Several processes: their group, and how modules, loaders and requests are shared out among them.
 
-The functions of the group are handed on here: outside of ``torchrun`` they are those of one process. Started
-processes and elastic restarts are ``torchrun``'s own.
+The functions of the group are handed on here: outside of ``torchrun`` they are those of one process. Processes
+are started, and started again, by ``torchrun``. Metrics of several ranks are in `metrics.across_ranks`, files of
+shards in `checkpoint.sharded`.
 """
 
 from .process_group import (

@@ -33,7 +33,7 @@ class RankBatchSampler:
     """The batch sampler that gives this rank its part of every batch of another one.
 
     Rank 0 alone draws the order, from its own random numbers, and tells the others: so any sampler will do. A rank
-    without a part gets one sample, which `ranked` counts as none: all ranks see the same number of batches.
+    without a part gets one sample, which `items_of_rank` counts as none: all ranks see the same number of batches.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def shard_loader(loader: Any) -> Any:
 
 
 def unsharded(loader: Any) -> Any:
-    """Return the loader that `shard` was given."""
+    """Return the loader that `shard_loader` was given."""
     if isinstance(loader, RoundRobin):
         return loader.loader
     if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, RankBatchSampler):

@@ -1,4 +1,7 @@
-"""What shows or records a run while it goes on: the terminal, tables, curves on servers."""
+"""What shows or records a run while it goes on: the terminal, tables, curves on servers.
+
+The numbers come from the trainer; what remains of a run when no logger is asked for is written by `rundir`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

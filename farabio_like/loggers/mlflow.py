@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,6 @@ class MLflowLogger(Logger):
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Record numbers, all by one request."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -100,8 +100,6 @@ class MLflowLogger(Logger):
         return MlflowClient(self.uri)
 
     def _picture(self, name: str, file: bytes, step: int) -> None:
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{_file(name)}-{step:07}.png"
             path.write_bytes(file)

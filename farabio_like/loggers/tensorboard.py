@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..callbacks.base import Logger
@@ -74,9 +76,6 @@ class TensorBoardLogger(Logger):
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """Write a figure as a picture, without pyplot."""
-        import io
-
-        import numpy as np
         from PIL import Image
 
         picture = np.asarray(Image.open(io.BytesIO(figure_png(figure))).convert("RGB"))

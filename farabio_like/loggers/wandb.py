@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..callbacks.base import Logger
@@ -94,9 +96,6 @@ class WandbLogger(Logger):
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """Record a figure as a picture."""
-        import io
-
-        import numpy as np
         from PIL import Image
 
         picture = np.asarray(Image.open(io.BytesIO(figure_png(figure))).convert("RGB"))

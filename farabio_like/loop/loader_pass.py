@@ -67,67 +67,33 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
 
 
 def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> Iterator[Any]:
-    """Yield the items of one pass over a loader; between two of them, fold the metrics of the first."""
-    state, own = trainer._run_state, vars(trainer)
+    """Return the items of one pass over a loader; between two of them, the metrics of the first are folded."""
+    state = trainer._run_state
     if items is None:
         if name == "valid" and state.running is not None:
             state.console.once(NO_VALID_LOADER)
-            return
+            return iter(())
         where = "get_testloader" if name == "test" else "get_trainloader"
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
-    training = name == "train"
-    if training:
-        if position.trained_already(trainer):
-            return
-        ddp.replicate(trainer)
-    means = RunningMeans()
-    size_of = data.batch_size if hooks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
-    losses = LossTracker(means["loss"], size_of, own.get("loss"), running=own.get("loss") is not state.initial_loss)
-    # The default steps set a new loss for every batch; of another one, each batch has to be looked at.
-    take_loss = losses.count if hooks.is_default(trainer, *_STEPS[name]) else losses.take
-    if training and trainer._on_nonfinite == "raise":
-        means["loss"].watch = partial(nonfinite.check_losses, trainer)
-    # A pass inside another one's batch must not reset the metric objects that the outer one fills.
-    nested = state.item is not NOTHING
-    objects = MetricObjects(copy.deepcopy(trainer.metrics) if nested else trainer.metrics, trainer.device)
-    # Where something measures outputs, a step that sets none must not be measured by those of the last one.
-    has_objects = bool(objects.metrics)
-    measured = has_objects or _BATCH_ENDS.get(name) in state.listeners
-    # Where the default hook takes every batch, nothing of the last one can be left over.
-    takes = training and hooks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
-    bar, heartbeat = _progress(trainer, name, items)
-    done, look = 0, 1
-    broken = False  # a batch was, before it counted
-    # Whose version tells, after an error, whether a step of the subclass's own has moved the weights.
-    probe, version = None, 0
-    schedules = trainer.scheduler is not None and trainer._scheduler_step == "step"  # after the optimizer has moved
-    if training and (schedules or not hooks.is_default(trainer, "training_step", "optimizer_step")):
-        parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
-        probe = next((p for p in parameters if p.requires_grad), None)
-    stepping = optim_steps.bind(trainer)
-    if not training:
-        stepping = None
-    elif stepping is not None:
-        left = data.length_of(items)
-        stepping.begin_pass(trainer, None if left is None else left - (state.start.batches if state.start else 0))
+    if name != "train":
+        return _evaluation(trainer, name, items)
+    return iter(()) if position.trained_already(trainer) else _training(trainer, items)
+
+
+def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items of a training pass."""
+    ddp.replicate(trainer)
+    state, own = trainer._run_state, vars(trainer)
+    progress, requests, ranks = state.progress, state.requests, state.ranks
+    one = LoaderPass(trainer, "train", items)
+    stepping, probe, bar, heartbeat = one.stepping, one.probe, one.bar, one.heartbeat
+    takes, measured, only_loss, count, fold = one.takes, one.measured, one.only_loss, one.losses.count, one.fold
     saves_within = trainer._save_steps is not None or trainer._save_minutes is not None
-    outer, state.loader, state.initial_loss = state.loader, name, None
-    asked, state.requests.stop_loader = state.requests.stop_loader, False  # of the pass around this one
-    if training:
-        state.means, state.metric_objects = means, objects
-        if state.resumed is not None:
-            items = position.go_on(trainer, items)
-            losses.pass_over(own.get("loss"))
-    if trainer._prefetch:
-        items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
+    done, look = 0, 1
     try:
-        # stop_train() in on_train_epoch_start asks for no batch at all.
-        ranks = state.ranks
-        if ranks is not None:
-            items = rank_loaders.items_of_rank(trainer, name, items)
-            if training:
-                ranks.agreement.begin()
-        for item in () if state.requests.exit_asked or (training and state.requests.stop) else items:
+        items = one.items()
+        # stop_train() in on_train_epoch_start asks for no batch at all; so does a file that was saved after one.
+        for item in () if requests.ends_run else items:
             state.item = item
             if not takes and state.lent:
                 return_batch(trainer)
@@ -135,93 +101,256 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
                 trainer.batch_metrics = {}
             if measured:
                 trainer.outputs = None
-            if training:
-                state.progress.step += 1
-                if probe is not None:
-                    version = probe._version
-                if stepping is not None:
-                    stepping.next_batch(trainer)
+            progress.step += 1
+            if probe is not None:
+                one.version = probe._version
+            if stepping is not None:
+                stepping.next_batch(trainer)
             yield item
             batch = own["batch"] if takes or "batch" in state.lent else data.batch_of(item)
-            values = trainer.batch_metrics
-            if state.skip:
-                state.skip = False
-                losses.pass_over(own.get("loss"))
+            if only_loss and not trainer.batch_metrics and not state.skip:
+                count(own.get("loss"), batch)  # what `fold` comes to here
             else:
-                if values and "loss" in values:
-                    losses.pass_over(own.get("loss"))
-                else:
-                    take_loss(own.get("loss"), batch)
-                if values:
-                    means.update(values, size_of(batch))
-                if has_objects and trainer.outputs is not None:
-                    objects.update(trainer.outputs, trainer.targets)
+                fold(batch)
             if bar is not None:
                 bar.tick()
-            if training:
-                state.progress.batches += 1
-                if ranks is not None:
-                    rank_requests.after_step(trainer)
-                elif state.requests.signals:
-                    signals.collect(state.requests)
-                if state.requests.asked or (saves_within and state.progress.step >= state.next_save):
-                    state.gathering = probe is not None and probe._version == version
-                    saving.after_step(trainer)
-            elif (
-                ranks is None and not nested and (state.requests.signals or state.requests.asked)
-            ):  # ranks obey at the epoch's end
-                signals.collect(state.requests)
-                signals.obey(state.requests)
+            progress.batches += 1
+            if ranks is not None:
+                rank_requests.after_step(trainer)
+            elif requests.signals:
+                signals.collect(requests)
+            if requests.asked or (saves_within and progress.step >= state.next_save):
+                state.gathering = one.waits()
+                saving.after_step(trainer)
             if heartbeat is not None:
                 done += 1
                 if done == look:
                     look = heartbeat.look(done)
-            elif not training:
-                done += 1
-            if state.requests.stop_loader or state.requests.exit_asked or (training and state.requests.stop):
-                state.progress.left_early = state.requests.exit_asked and not training
+            if requests.stop_loader or requests.exit_asked or requests.stop:
                 break
-    except GeneratorExit:  # a hook of the batch raised
-        if training and (
-            state.progress.trained_step == state.progress.step or (probe is not None and probe._version != version)
-        ):
-            # The weights have moved: a run that goes on from here must not train this batch again.
-            with contextlib.suppress(Exception):  # the hook's own error is the one to show
-                values, batch = trainer.batch_metrics, own["batch"] if "batch" in state.lent else data.batch_of(item)
-                if not (values and "loss" in values):
-                    take_loss(own.get("loss"), batch)
-                if values:
-                    means.update(values, size_of(batch))
-                if has_objects and trainer.outputs is not None:
-                    objects.update(trainer.outputs, trainer.targets)
-            state.progress.batches += 1
-        else:
-            broken = True
+    except GeneratorExit:
+        one.break_off()
+        raise
+    except Exception:
+        one.fail()
         raise
     finally:
-        if training:
-            # A batch that was broken off may have added to the gradients, and is trained again.
-            state.gathering = not broken and probe is not None and probe._version == version
-        if ranks is not None and training:
-            ranks.agreement.end()
-            rank_requests.resume_postponed(trainer)
-        state.item = NOTHING
-        state.loader, state.requests.stop_loader = outer, asked
-        if bar is not None:
-            bar.close()
+        one.close()
     if stepping is not None:
         stepping.end_pass(trainer)
-    if training and ranks is not None:
+    if ranks is not None:
         ddp.check_weights(trainer)
-    computed = means.compute()
-    means["loss"].watch = None  # it holds the trainer
-    for metric in objects.metrics.keys() & computed.keys() - {"loss"}:
-        state.console.once(f"{metric} is what self.metrics[{metric!r}] computes, not the mean of batch_metrics")
-    if ranks is None:
-        trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
-    else:
-        trainer.loader_metrics = across_ranks.of_all_ranks(means, objects)
-    trainer.epoch_metrics[name] = trainer.loader_metrics
+    one.publish()
+
+
+def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items of a pass over the valid or the test loader."""
+    state, own = trainer._run_state, vars(trainer)
+    requests = state.requests
+    one = LoaderPass(trainer, name, items)
+    bar, heartbeat, measured, fold = one.bar, one.heartbeat, one.measured, one.fold
+    obeys = state.ranks is None and not one.nested  # several ranks obey at the epoch's end
+    look = 1
+    try:
+        items = one.items()
+        for item in () if requests.exit_asked else items:
+            state.item = item
+            if state.lent:
+                return_batch(trainer)
+            if trainer.batch_metrics:
+                trainer.batch_metrics = {}
+            if measured:
+                trainer.outputs = None
+            yield item
+            fold(own["batch"] if "batch" in state.lent else data.batch_of(item))
+            if bar is not None:
+                bar.tick()
+            if obeys and (requests.signals or requests.asked):
+                signals.collect(requests)
+                signals.obey(requests)
+            one.number += 1
+            if heartbeat is not None and one.number == look:
+                look = heartbeat.look(look)
+            if requests.stop_loader or requests.exit_asked:
+                state.progress.left_early = requests.exit_asked
+                break
+    except GeneratorExit:
+        one.break_off()
+        raise
+    except Exception:
+        one.fail()
+        raise
+    finally:
+        one.close()
+    one.publish()
+
+
+class LoaderPass:
+    """One pass over a loader: what is measured and shown, and what the passes around it go on with.
+
+    NOTE: of a training batch, first the numbers are folded, then it counts (``progress.batches``), then the ranks
+    agree, then what is due is saved. A file that is saved between two of these would hold a batch's weights without
+    its numbers, or have a run that goes on train it once more.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    name : "train", "valid" or "test"
+    items : iterable
+        What the hook that starts the pass has left in ``train_epoch_iter``, ``valid_epoch_iter``, ``test_loop_iter``.
+
+    Attributes
+    ----------
+    number : int
+        Items of an evaluation that are done; a training pass has ``progress.batches``.
+    nested : bool
+        The pass is read within a batch of another one.
+    takes : bool
+        The default hook takes every batch, so nothing of the last one can be left over.
+    measured : bool
+        Something measures outputs: a step that sets none must not be measured by those of the last one.
+    only_loss : bool
+        Unless a step puts something into ``batch_metrics``, its new loss is all there is to fold.
+    probe, version : Parameter or None, int
+        A weight whose version tells, after a batch, whether a step of the subclass's own has moved the weights.
+    """
+
+    __slots__ = (
+        *("trainer", "name", "given", "number", "nested", "takes", "measured", "only_loss", "probe", "version"),
+        *("means", "objects", "losses", "size_of", "take_loss", "stepping", "bar", "heartbeat", "outer", "broken"),
+    )
+
+    def __init__(self, trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> None:
+        state, loss = trainer._run_state, vars(trainer).get("loss")
+        training = name == "train"
+        self.trainer, self.name, self.given, self.number = trainer, name, items, 0
+        self.nested = state.item is not NOTHING
+        self.means = RunningMeans()
+        self.size_of = data.batch_size if hooks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
+        running = loss is not state.initial_loss
+        self.losses = LossTracker(self.means["loss"], self.size_of, loss, running)
+        # The default steps set a new loss for every batch; of another one, each batch has to be looked at.
+        default = hooks.is_default(trainer, *_STEPS[name])
+        self.take_loss = self.losses.count if default else self.losses.take
+        if training and trainer._on_nonfinite == "raise":
+            self.means["loss"].watch = partial(nonfinite.check_losses, trainer)
+        # A pass inside another one's batch must not reset the metric objects that the outer one fills.
+        self.objects = MetricObjects(copy.deepcopy(trainer.metrics) if self.nested else trainer.metrics, trainer.device)
+        self.only_loss = default and not self.objects.metrics
+        self.measured = bool(self.objects.metrics) or _BATCH_ENDS[name] in state.listeners
+        self.takes = training and hooks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
+        self.bar, self.heartbeat = _progress(trainer, name, items)
+        self.probe, self.version, self.broken = self._probe() if training else None, 0, False
+        self.stepping = optim_steps.bind(trainer) if training else None
+        if self.stepping is not None:
+            left = data.length_of(items)
+            self.stepping.begin_pass(
+                trainer, None if left is None else left - (state.start.batches if state.start else 0)
+            )
+        self.outer = state.loader, state.requests.stop_loader
+        state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
+        state.broken_batch = ""
+        if training:
+            state.means, state.metric_objects = self.means, self.objects
+
+    def _probe(self) -> torch.nn.Parameter | None:
+        trainer = self.trainer
+        schedules = trainer.scheduler is not None and trainer._scheduler_step == "step"  # after the optimizer has moved
+        if not schedules and hooks.is_default(trainer, "training_step", "optimizer_step"):
+            return None
+        parameters = (p for module in components.modules_of(trainer) for p in module.parameters())
+        return next((p for p in parameters if p.requires_grad), None)
+
+    def items(self) -> Iterable[Any]:
+        """Return the items that are left to read: resumed, on their way to the device, shared out among the ranks."""
+        trainer, items = self.trainer, self.given
+        state = trainer._run_state
+        if self.name == "train" and state.resumed is not None:
+            items = position.go_on(trainer, items)
+            self.losses.pass_over(vars(trainer).get("loss"))
+        if trainer._prefetch:
+            items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
+        if state.ranks is not None:
+            items = rank_loaders.items_of_rank(trainer, self.name, items)
+            if self.name == "train":
+                state.ranks.agreement.begin()
+        return items
+
+    def fold(self, batch: Any) -> None:
+        """Add what the batch under way gave to the means and the metric objects, unless it does not count."""
+        trainer = self.trainer
+        state, values, loss = trainer._run_state, trainer.batch_metrics, vars(trainer).get("loss")
+        if state.skip:
+            state.skip = False
+            self.losses.pass_over(loss)
+            return
+        if values and "loss" in values:
+            self.losses.pass_over(loss)
+        else:
+            self.take_loss(loss, batch)
+        if values:
+            self.means.update(values, self.size_of(batch))
+        if self.objects.metrics and trainer.outputs is not None:
+            self.objects.update(trainer.outputs, trainer.targets)
+
+    def waits(self) -> bool:
+        """Return whether a step of the subclass's own has not moved the weights: its gradients may wait for a later."""
+        return self.probe is not None and self.probe._version == self.version
+
+    def break_off(self) -> None:
+        """A hook of the batch has raised: count the batch if it has moved the weights, and describe it for the error.
+
+        A run that goes on from there must not train it again.
+        """
+        trainer = self.trainer
+        state = trainer._run_state
+        progress = state.progress
+        batch = vars(trainer)["batch"] if "batch" in state.lent else data.batch_of(state.item)
+        has_moved = self.probe is not None and self.probe._version != self.version
+        # Whatever is wrong with the batch: the hook's own error is the one to show.
+        with contextlib.suppress(Exception):
+            state.broken_batch = state.broken_batch or data.shapes_of(data.batch_of(state.item))
+        if self.name == "train" and (progress.trained_step == progress.step or has_moved):
+            with contextlib.suppress(Exception):
+                self.fold(batch)
+            progress.batches += 1
+        else:
+            self.broken = True
+
+    def fail(self) -> None:
+        """The loader has raised: note where, for the note on the error."""
+        state = self.trainer._run_state
+        number = state.progress.batches if self.name == "train" else self.number
+        state.failed_pass = f"at batch {number} of the {self.name} loader"
+
+    def close(self) -> None:
+        """Give the state of the run back to the pass around this one, however this one has ended."""
+        state = self.trainer._run_state
+        if self.name == "train":
+            # A batch that was broken off may have added to the gradients, and is trained again.
+            state.gathering = not self.broken and self.waits()
+            if state.ranks is not None:
+                state.ranks.agreement.end()
+                rank_requests.resume_postponed(self.trainer)
+        state.item = NOTHING
+        state.loader, state.requests.stop_loader = self.outer
+        if self.bar is not None:
+            self.bar.close()
+
+    def publish(self) -> None:
+        """Compute the metrics and put them where hooks read them."""
+        trainer, means, objects = self.trainer, self.means, self.objects
+        computed = means.compute()
+        means["loss"].watch = None  # it holds the trainer
+        for metric in objects.metrics.keys() & computed.keys() - {"loss"}:
+            trainer._run_state.console.once(
+                f"{metric} is what self.metrics[{metric!r}] computes, not the mean of batch_metrics"
+            )
+        if trainer._run_state.ranks is None:
+            trainer.loader_metrics = plain_metrics({**computed, **objects.compute()})
+        else:
+            trainer.loader_metrics = across_ranks.of_all_ranks(means, objects)
+        trainer.epoch_metrics[self.name] = trainer.loader_metrics
 
 
 def _progress(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> tuple[Bar | None, Heartbeat | None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, components, distributed
 from ..checkpoint import sharded
+from ..config.settings import Default
 from ..distributed import ddp, fsdp
 from ..errors import CheckpointError
 from ..optim import nonfinite
@@ -20,6 +21,8 @@ from . import capture
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
+
+LARGEST_KEPT = 1 << 26  # bytes of the parameters of a best epoch that waits in memory
 
 
 def schedule_next(trainer: ConvnetTrainer) -> None:
@@ -33,12 +36,65 @@ def schedule_next(trainer: ConvnetTrainer) -> None:
         state.next_save_time = perf_counter() + 60 * trainer._save_minutes
 
 
+def after_epoch(trainer: ConvnetTrainer, best: bool, last: bool) -> None:
+    """Save an epoch that is done, or put it off, see `PutOff`."""
+    state = trainer._run_state
+    assert state.folder is not None
+    at_once = last or bool(state.requests.asked)
+    if not (best or at_once or trainer._epoch % trainer._save_epoch == 0):
+        return
+    if not at_once and _is_put_off(trainer) and (not best or _keep(trainer)):
+        state.put_off.behind = True
+        return
+    started = perf_counter()
+    # The best first: of a process that is killed between the two names, it is the newest to go on from.
+    write(trainer, [state.folder.best, state.folder.last] if best else [state.folder.last])
+    state.put_off.saved(started)
+    schedule_next(trainer)
+
+
+def _is_put_off(trainer: ConvnetTrainer) -> bool:
+    asked_for = type(trainer._save_epoch) is not Default
+    if asked_for or trainer._save_steps is not None or trainer._save_minutes is not None:
+        return False
+    # Of several ranks the first one's clock counts.
+    return distributed.from_main(lambda: not trainer._run_state.put_off.is_due(trainer._unsaved_seconds))
+
+
+def _keep(trainer: ConvnetTrainer) -> bool:
+    """Keep the whole state of the best epoch in memory, unless it is large or in shards; return whether it is kept."""
+    size = sum(parameter.nbytes for _, parameter in components.named_parameters(trainer))
+    if size > LARGEST_KEPT or fsdp.are_in(trainer):
+        return False
+    saved = _state_of_all(trainer)
+    if nonfinite.weights_are_finite(trainer) and distributed.is_main():
+        trainer._run_state.put_off.waiting = checkpoint.snapshot(saved)
+    return True
+
+
+def write_best(trainer: ConvnetTrainer) -> None:
+    """Write the best epoch, if it waits."""
+    state = trainer._run_state
+    waiting, state.put_off.waiting = state.put_off.waiting, None
+    if waiting is not None and state.folder is not None:
+        state.writer.finish()  # two at once would write one index
+        _store(trainer, waiting, [state.folder.best])
+
+
+def catch_up(trainer: ConvnetTrainer) -> None:
+    """Save the last epoch, if that was put off: a subclass with a train_loop of its own may end after any epoch."""
+    state = trainer._run_state
+    if state.put_off.behind and state.folder is not None:
+        write(trainer, [state.folder.last])
+        state.put_off.behind = False
+
+
 def after_step(trainer: ConvnetTrainer) -> None:
     """Write what is due, now that a step is complete with its callbacks and metrics; then end if a signal asks it."""
     state = trainer._run_state
     asked = [name for name in state.requests.asked if name in signals.NAMES]
     saves, state.requests.saves = state.requests.saves, []
-    # Of several ranks the first one's clock counts, see meeting.meet.
+    # Of several ranks the first one's clock counts, see rank_requests.after_step.
     due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
     if trainer._save_steps is not None and state.progress.step % trainer._save_steps == 0:
         due = True
@@ -64,6 +120,7 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
             for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
                 _write_now(trainer, [path for path in paths if path.parent == folder])
         return
+    waiting, state.put_off.waiting = state.put_off.waiting, None
     saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
     if together and state.ranks is not None:
         if not distributed.is_main():
@@ -72,6 +129,8 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
 
     def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
         saved, parameters = of_now
+        if waiting is not None and state.folder is not None and state.folder.best not in paths:
+            _store(trainer, waiting, [state.folder.best])
         if nonfinite.weights_are_finite(trainer, parameters):
             _store(trainer, saved, paths)
 
@@ -94,6 +153,7 @@ def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, A
 def _write_now(trainer: ConvnetTrainer, paths: list[Path]) -> None:
     """Write one checkpoint under these names of one folder; all ranks call it."""
     trainer._run_state.writer.finish()  # two at once would write one index
+    write_best(trainer)
     saved = _state_of_all(trainer)
     if fsdp.are_in(trainer):
         saved = sharded.write_shards(saved, paths[0].parent)
@@ -134,12 +194,17 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         if not distributed.is_main() or fsdp.are_in(trainer) or distributed.starts_again():
             return
         stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
-    if state.folder is None or at_once or state.progress.phase is None or isinstance(error, CheckpointError):
+    if state.folder is None or at_once or isinstance(error, CheckpointError):
         return
     try:
         state.writer.finish()
-        if state.progress.epoch_step + state.progress.batches <= state.saved_step or nonfinite.bad_parameters(trainer):
+        write_best(trainer)
+        between_epochs = state.progress.phase is None
+        if between_epochs and not state.put_off.behind:
             return
+        if state.progress.complete_step <= state.saved_step or nonfinite.bad_parameters(trainer):
+            return
+        stopped = stopped or (between_epochs and state.ranks is None)
         name = index.LAST if stopped else index.CRASH
         write(trainer, [state.folder.last.with_name(name)], together=False)
         if not stopped:

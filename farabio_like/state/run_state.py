@@ -13,6 +13,7 @@ from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..plots.painter import Painter
 from .progress import Progress
+from .put_off import PutOff
 from .requests import Requests
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class RunState:
     lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
     skip: bool = False  # the item under way does not count
     initial_loss: Any = None  # self.loss before the hook that starts a pass
+    broken_batch: str = ""  # shapes of the one whose hook has raised, for the note on the error
+    failed_pass: str = ""  # where a loader has raised
+    failed_event: str = ""  # in which a callback has raised
     of_other_loader: bool = False  # evaluate_loader() reads one that is not the run's own
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None
@@ -84,6 +88,7 @@ class RunState:
     next_save: float = math.inf  # the step after which a save is due
     next_save_time: float = math.inf
     saved_step: int = 0  # what the newest checkpoint holds
+    put_off: PutOff = field(default_factory=PutOff)
     writer: Writer = field(default_factory=Writer)
     resumed: dict[str, Any] | None = None  # what was read from a checkpoint, until all of it is restored
     start: ResumePoint | None = None

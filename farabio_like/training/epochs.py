@@ -103,10 +103,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:
-        if best or last or state.requests.asked or trainer._epoch % trainer._save_epoch == 0:
-            # The best first: of a process that is killed between the two names, it is the newest to go on from.
-            saving.write(trainer, [state.folder.best, state.folder.last] if best else [state.folder.last])
-            saving.schedule_next(trainer)
+        saving.after_epoch(trainer, best, last)
         state.folder.append({**entry, "best": best})
         if not last:
             drawing.draw_epoch(trainer)

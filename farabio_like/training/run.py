@@ -30,6 +30,7 @@ from ..optim import steps as optim_steps
 from ..resume import attributes, find, saving
 from ..resume.open import bring_along, resume_run
 from ..state import rank_requests, signals
+from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
 from . import drawing
 from .stages import leave_stage
@@ -51,7 +52,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
     for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
-        if type(getattr(trainer, name)) is not int:
+        if not isinstance(getattr(trainer, name), int):
             setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
     state.console.monitor = trainer._monitor
     state.listeners = dispatch.listeners(trainer.callbacks)
@@ -68,6 +69,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         and trainer._stages is None
     ):
         trainer._num_epochs = state.progress.last_epoch_done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    state.put_off = PutOff()
     saving.schedule_next(trainer)
     state.attributes_before = attributes.attributes(trainer)
     while state.history and state.history[-1]["epoch"] >= first:
@@ -157,6 +159,7 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
 def _close_run(trainer: ConvnetTrainer) -> None:
     """Write the weights and the curves, print where everything is."""
     state = trainer._run_state
+    saving.catch_up(trainer)
     if trainer._load_best and state.folder is not None and distributed.from_main(state.folder.best.is_file):
         load_weights(trainer, state.folder.best)
     if state.folder is not None and state.history:

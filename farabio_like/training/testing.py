@@ -15,7 +15,7 @@ from ..distributed import fsdp
 from ..errors import CheckpointError, ConfigError, HookError
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
-from ..resume import attributes
+from ..resume import attributes, saving
 from ..rundir import runs
 from . import drawing
 
@@ -32,6 +32,7 @@ def weights_to_test(trainer: ConvnetTrainer) -> Path | None:
         state.running == "test" and state.progress.phase is not None
     ):  # test() in a hook of an epoch: training goes on with these
         return None
+    saving.write_best(trainer)
     if state.folder is not None and state.folder.best.is_file():
         return state.folder.best
     if state.trained:

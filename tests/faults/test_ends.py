@@ -14,8 +14,8 @@ import torch
 
 from farabio_like import CheckpointError, checkpoint
 
-from ..test_checkpoint import Malicious
-from ..test_resume import Tensors, stopped_run
+from ..checkpoint.test_files import Malicious
+from ..resume.test_resume import Tensors, stopped_run
 from ..trainers import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_a_malicious_checkpoint_and_index_run_nothing(tmp_path, monkeypatch, pyt
     torch.save(state, "evil.ckpt")
     script = """
 from farabio_like import CheckpointError
-from tests.test_resume import Tensors
+from tests.resume.test_resume import Tensors
 try:
     Tensors({"_logdir": "stopped"}).train(resume=True)
     print("trained")

@@ -17,7 +17,7 @@ import torch
 from farabio_like import ConfigError, checkpoint
 from farabio_like.callbacks import Checkpoint, EarlyStopping
 
-from ..test_resume import Counter, Tensors, assert_equal_runs, resumed_run, stopped_run, whole_run
+from ..resume.test_resume import Counter, Tensors, assert_equal_runs, resumed_run, stopped_run, whole_run
 from ..trainers import Tiny
 from .trials import assert_same
 
@@ -102,7 +102,7 @@ RENAMES = """
 import os
 import pickle
 import sys
-from tests.test_resume import Tensors, np, random, torch
+from tests.resume.test_resume import Tensors, np, random, torch
 
 class Cut(Tensors):
     names = 0
@@ -241,7 +241,7 @@ import os
 import pickle
 import sys
 import time
-from tests.test_resume import Tensors
+from tests.resume.test_resume import Tensors
 
 class Table(Tensors):
     def define_log_attr(self):

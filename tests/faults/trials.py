@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from farabio_like import Callback, CheckpointError, ConvnetTrainer, DataError, checkpoint
 
-from ..test_resume import BATCHES, EPOCHS, Augmented, Whole
+from ..resume.test_resume import BATCHES, EPOCHS, Augmented, Whole
 from ..trainers import INPUTS, TARGETS
 
 PATIENCE = 120  # seconds without a step, or without an end after the last one
