@@ -1,0 +1,52 @@
+"""Losses of segmentation, each as a module and as a function. Metrics, which need no gradient, are callbacks.
+
+All take logits. A file has one kind of loss; `segmentation` has what they share.
+"""
+
+from .cldice import ClDiceLoss, cldice_loss
+from .combined import DiceBCELoss, DiceCELoss, dice_bce_loss, dice_ce_loss
+from .cross_entropy import SoftBCELoss, SoftCELoss, soft_bce_loss, soft_ce_loss
+from .focal import FocalLoss, focal_loss
+from .lovasz import LovaszLoss, lovasz_loss
+from .mcc import MCCLoss, mcc_loss
+from .overlap import (
+    DiceLoss,
+    FocalTverskyLoss,
+    GeneralizedDiceLoss,
+    JaccardLoss,
+    TverskyLoss,
+    dice_loss,
+    focal_tversky_loss,
+    generalized_dice_loss,
+    jaccard_loss,
+    tversky_loss,
+)
+
+__all__ = [
+    "ClDiceLoss",
+    "DiceBCELoss",
+    "DiceCELoss",
+    "DiceLoss",
+    "FocalLoss",
+    "FocalTverskyLoss",
+    "GeneralizedDiceLoss",
+    "JaccardLoss",
+    "LovaszLoss",
+    "MCCLoss",
+    "SoftBCELoss",
+    "SoftCELoss",
+    "TverskyLoss",
+    "cldice_loss",
+    "dice_bce_loss",
+    "dice_ce_loss",
+    "dice_loss",
+    "focal_loss",
+    "focal_tversky_loss",
+    "generalized_dice_loss",
+    "jaccard_loss",
+    "lovasz_loss",
+    "mcc_loss",
+    "soft_bce_loss",
+    "soft_ce_loss",
+    "tversky_loss",
+]
