@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ from .loop import batch as loop_batch
 from .loop import evaluation, loader_pass
 from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
-from .resume import position, saving
+from .resume import saving
 from .state import rank_requests, run_state, signals
 from .training import best as best_epoch
 from .training import epochs, testing
@@ -351,7 +350,7 @@ class ConvnetTrainer(Settings):
             self.on_train_epoch_end()
             dispatch.fire(self, "on_train_epoch_end")
         rank_requests.agree(self)
-        position.begin_evaluation(self)
+        epochs.begin_evaluation(self)
         if best_epoch.evaluation_is_due(self):
             with evaluation.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()
@@ -730,8 +729,7 @@ class ConvnetTrainer(Settings):
             for scheduler in components.each(self.scheduler):
                 scheduler.step()
 
-    @contextlib.contextmanager
-    def only(self, *names: str) -> Iterator[None]:
+    def only(self, *names: str) -> contextlib.AbstractContextManager[None]:
         """Train the parameters of these optimizers alone, for the steps of a GAN: the others get no gradients.
 
         Inside, `optimizer_zero_grad` and `optimizer_step` concern these optimizers only.
@@ -745,25 +743,7 @@ class ConvnetTrainer(Settings):
         --------
         ``with self.only("discriminator"): self.discriminator_loss().backward()``
         """
-        unknown = [name for name in names if name not in (self.optimizer if isinstance(self.optimizer, dict) else ())]
-        if unknown:
-            there = list(self.optimizer) if isinstance(self.optimizer, dict) else "no dict"
-            raise ConfigError(f"only{names}: there is no optimizer {unknown[0]!r}; self.optimizer is {there}.")
-        kept = {id(p) for name in names for p in components.parameters_of(self.optimizer[name])}
-        others = [
-            parameter
-            for optimizer in self.optimizer.values()
-            for parameter in components.parameters_of(optimizer)
-            if id(parameter) not in kept and parameter.requires_grad
-        ]
-        try:
-            for parameter in others:
-                parameter.requires_grad_(False)
-            with optim_steps.restricted(self, names):
-                yield
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
+        return optim_steps.only(self, names)
 
     def get_lr(self) -> Any:
         """Return the learning rate: a float, a list for several parameter groups, a dict for several optimizers."""
@@ -777,25 +757,7 @@ class ConvnetTrainer(Settings):
         ConfigError
             If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
         """
-        if isinstance(lr, Mapping):
-            if not isinstance(self.optimizer, dict) or not set(lr) <= set(self.optimizer):
-                raise ConfigError(f"set_lr({dict(lr)}): self.optimizer has no such keys; get_lr() is {self.get_lr()}.")
-            pairs = [(self.optimizer[name], value) for name, value in lr.items()]
-        else:
-            pairs = [(optimizer, lr) for optimizer in components.each(self.optimizer)]
-        for optimizer, value in pairs:
-            groups = optimizer.param_groups
-            values = list(value) if isinstance(value, (list, tuple)) else [value] * len(groups)
-            if len(values) != len(groups):
-                raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
-            for group, new in zip(groups, values, strict=True):
-                is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
-                if not is_rate:
-                    raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
-                if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
-                    group["lr"].fill_(new)
-                else:
-                    group["lr"] = new
+        components.set_learning_rates(self.optimizer, lr)
 
     def save_model(self, path: str | Path | None = None) -> Path:
         """Save the weights alone, with plain keys, durably. The base never calls it.

@@ -104,7 +104,7 @@ def remaining(find):
 def python(tmp_path):
     """Return a function that runs a script in a Python of its own and returns what it printed."""
 
-    def run(script, *arguments, folder=tmp_path, **environment):
+    def run(script, *arguments, folder=tmp_path, timeout=120, **environment):
         path = folder / "script.py"
         path.write_text(script)
         done = subprocess.run(
@@ -113,7 +113,7 @@ def python(tmp_path):
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

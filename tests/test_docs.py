@@ -74,13 +74,12 @@ def test_every_module_has_its_documentation():
 
 def test_the_tree_has_every_file():
     tree = (ROOT / "docs" / "design.rst").read_text().partition("   farabio_like/\n")[2].partition("   tests/")[0]
-    shown, package = set(), ""
+    shown, folders = set(), []
     for indent, name in re.findall(r"^   ( +)(\w+/|\w+\.py)", tree, flags=re.MULTILINE):
-        if len(indent) == 2:
-            package = ""
-        shown.add(package + name)
+        del folders[len(indent) // 2 - 1 :]
+        shown.add("".join([*folders, name]))
         if name.endswith("/"):
-            package = name
+            folders.append(name)
     there = {path.relative_to(ROOT / "farabio_like").as_posix() for path in MODULES}
     there = {name.removesuffix("__init__.py") or name for name in there}
     # The callbacks that ship are in a table of their own.

@@ -19,6 +19,8 @@ rundir
 loggers
 checks report compare
 optim
+resume.attributes
+resume.restore
 state
 resume
 loop
@@ -47,7 +49,7 @@ farabio_like.plots.picture farabio_like.rundir.config_file
 
 MOST_FILES = 12  # on the first level
 MOST_LINES = 600  # of a file; trainer.py is as long as a run
-MOST_LINES_OF_A_FUNCTION = 60  # with its docstring
+MOST_LINES_OF_A_FUNCTION = 60  # without its docstring
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -57,6 +59,14 @@ def parsed(path):
 
 def functions(tree):
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(function):
+    """Return the number of lines of a function, its docstring left out."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = first.end_lineno - first.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - docstring
 
 
 def imported(node, path):
@@ -96,7 +106,7 @@ def test_imports_go_down():
 
 
 def test_tools_take_no_trainer():
-    for package in ("data", "metrics", "checkpoint", "rundir", "plots", "config"):
+    for package in ("data", "metrics", "checkpoint", "rundir", "plots", "config", "losses", "inference"):
         for path in (ROOT / package).rglob("*.py"):
             assert not any(name.startswith("trainer") for _, name, _ in imports(path)), f"{path} is for any trainer"
 
@@ -127,9 +137,8 @@ def test_files_and_functions_are_short():
         if lines > MOST_LINES and path != ROOT / "trainer.py":
             long.append(f"{path.relative_to(ROOT)} has {lines} lines")
         for function in functions(parsed(path)):
-            lines = function.end_lineno - function.lineno + 1
-            if lines > MOST_LINES_OF_A_FUNCTION:
-                long.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name} has {lines} lines")
+            if length(function) > MOST_LINES_OF_A_FUNCTION:
+                long.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name} has {length(function)} lines")
     assert not long, "\n".join(long)
 
 

@@ -123,38 +123,53 @@ def find_lr(
     --------
     ``trainer.set_lr(find_lr(trainer).suggestion)``
     """
-    positive("find_lr(min_lr)", min_lr)
-    if positive("find_lr(max_lr)", max_lr) <= min_lr:
-        raise ConfigError(f"find_lr(max_lr) is {max_lr!r}; expected more than min_lr, {min_lr!r}.")
+    rates = _rates(min_lr, max_lr, num_steps)
     if positive("find_lr(diverge)", diverge) <= 1:
         raise ConfigError(f"find_lr(diverge) is {diverge!r}; expected more than 1.")
     if positive("find_lr(smoothing)", smoothing) > 1:
         raise ConfigError(f"find_lr(smoothing) is {smoothing!r}; expected 1 or less.")
-    rates = np.geomspace(min_lr, max_lr, whole_number("find_lr(num_steps)", num_steps, least=3)).tolist()
+    _check_trainer(trainer)
+    losses = _losses(trainer, rates, smoothing, diverge)
+    start = float(np.mean(losses[: num_steps // 10 + 1])) if losses else 0.0
+    return LRFinderResult(rates[: len(losses)], losses, _smooth(np.minimum(losses, start), smoothing))
+
+
+def _rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
+    """Return the rates to try."""
+    positive("find_lr(min_lr)", min_lr)
+    if positive("find_lr(max_lr)", max_lr) <= min_lr:
+        raise ConfigError(f"find_lr(max_lr) is {max_lr!r}; expected more than min_lr, {min_lr!r}.")
+    return np.geomspace(min_lr, max_lr, whole_number("find_lr(num_steps)", num_steps, least=3)).tolist()
+
+
+def _check_trainer(trainer: ConvnetTrainer) -> None:
+    """Raise an error for a trainer that has nothing to move its weights by, or whose data would be used up."""
     if trainer.optimizer is None:
         raise ConfigError(f"find_lr: {type(trainer).__name__} has no optimizer. Set self.optimizer in build_model.")
     if isinstance(trainer.train_loader, Iterator):
         kind = type(trainer.train_loader).__name__
         raise DataError(f"find_lr: the train loader is a {kind}, which can be read only once; give a DataLoader.")
-    lrs: list[float] = []
+
+
+def _losses(trainer: ConvnetTrainer, rates: list[float], smoothing: float, diverge: float) -> list[float]:
+    """Return the loss of a step at each rate, until it diverges; the trainer is as before."""
     losses: list[float] = []
     average, limit = 0.0, math.inf
     with without_trace(trainer), contextlib.closing(_items(trainer)) as items:
+        trainer._run_state.resumption.end()  # a run that goes on reads its loader from the beginning here, too
         for step, (rate, item) in enumerate(zip(rates, items, strict=False), 1):
             trainer.set_lr(rate)
             loss = _loss_of_step(trainer, item)
             if not math.isfinite(loss):
                 break
-            lrs.append(rate)
             losses.append(loss)
             average += smoothing * (loss - average)
             running = average / (1 - (1 - smoothing) ** step)  # of the first few, not of zeros
             if running > limit:
                 break
-            if step > num_steps // 10:  # before, it follows single batches
+            if step > len(rates) // 10:  # before, it follows single batches
                 limit = min(limit, running + (diverge - 1) * abs(running))  # for a loss below 0 too
-    start = float(np.mean(losses[: num_steps // 10 + 1])) if losses else 0.0
-    return LRFinderResult(lrs, losses, _smooth(np.minimum(losses, start), smoothing))
+    return losses
 
 
 def _smooth(losses: np.ndarray, smoothing: float) -> list[float]:

@@ -16,6 +16,7 @@ from .one_or_dict import (
     named,
     named_parameters,
     parameters_of,
+    set_learning_rates,
 )
 from .weights import load_model_state, model_state, plain_key, plain_state, unwrap
 
@@ -36,5 +37,6 @@ __all__ = [
     "parameters_of",
     "plain_key",
     "plain_state",
+    "set_learning_rates",
     "unwrap",
 ]

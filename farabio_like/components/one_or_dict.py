@@ -6,9 +6,10 @@ Their weights are stored and loaded in `weights`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ..errors import ConfigError
@@ -102,6 +103,37 @@ def learning_rates(optimizer: Any) -> Any:
 def _learning_rate(optimizer: Any) -> float | list[float] | None:
     groups = [float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group]
     return groups[0] if len(set(groups)) == 1 else groups or None
+
+
+def set_learning_rates(optimizer: Any, lr: Any) -> None:
+    """Set the learning rate, in the form that `learning_rates` returns; one number sets every group.
+
+    Raises
+    ------
+    ConfigError
+        If there is another number of groups, or no such optimizer, or for what is no number from 0 on.
+    """
+    if isinstance(lr, Mapping):
+        if not isinstance(optimizer, dict) or not set(lr) <= set(optimizer):
+            raise ConfigError(
+                f"set_lr({dict(lr)}): self.optimizer has no such keys; get_lr() is {learning_rates(optimizer)}."
+            )
+        pairs = [(optimizer[name], value) for name, value in lr.items()]
+    else:
+        pairs = [(part, lr) for part in each(optimizer)]
+    for part, value in pairs:
+        groups = part.param_groups
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * len(groups)
+        if len(values) != len(groups):
+            raise ConfigError(f"set_lr got {len(values)} learning rates for {len(groups)} parameter groups.")
+        for group, new in zip(groups, values, strict=True):
+            is_rate = isinstance(new, Tensor) or (isinstance(new, Real) and float(new) >= 0)
+            if not is_rate:
+                raise ConfigError(f"set_lr got {new!r}; expected a number, 0 or more.")
+            if isinstance(group["lr"], Tensor):  # as a compiled or capturable optimizer keeps it
+                group["lr"].fill_(new)
+            else:
+                group["lr"] = new
 
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:

@@ -29,7 +29,7 @@ from ..metrics.running import RunningMeans
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
-from ..resume import position, saving
+from ..resume import saving
 from ..state import rank_requests, signals
 from ..state.run_state import NO_VALID_LOADER
 from .batch import forget_parts, return_batch
@@ -62,7 +62,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
-        position.enter_epoch(trainer, items)
+        state.resumption.enter_epoch(trainer, items)
     return items
 
 
@@ -77,7 +77,7 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     if name != "train":
         return _evaluation(trainer, name, items)
-    return iter(()) if position.trained_already(trainer) else _training(trainer, items)
+    return iter(()) if trainer._run_state.resumption.trained_already(trainer) else _training(trainer, items)
 
 
 def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
@@ -243,10 +243,8 @@ class LoaderPass:
         self.probe, self.version, self.broken = self._probe() if training else None, 0, False
         self.stepping = optim_steps.bind(trainer) if training else None
         if self.stepping is not None:
-            left = data.length_of(items)
-            self.stepping.begin_pass(
-                trainer, None if left is None else left - (state.start.batches if state.start else 0)
-            )
+            left, start = data.length_of(items), state.resumption.start
+            self.stepping.begin_pass(trainer, left if left is None or start is None else left - start.batches)
         self.outer = state.loader, state.requests.stop_loader
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch = ""
@@ -265,8 +263,8 @@ class LoaderPass:
         """Return the items that are left to read: resumed, on their way to the device, shared out among the ranks."""
         trainer, items = self.trainer, self.given
         state = trainer._run_state
-        if self.name == "train" and state.resumed is not None:
-            items = position.go_on(trainer, items)
+        if self.name == "train" and not state.resumption.ended:
+            items = state.resumption.remaining(trainer, items)
             self.losses.pass_over(vars(trainer).get("loss"))
         if trainer._prefetch:
             items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)

@@ -18,7 +18,7 @@ from .. import components, data
 from ..checks import loss as loss_checks
 from ..checks import settings as setting_checks
 from ..distributed import ddp
-from ..errors import HookError, NonFiniteError
+from ..errors import ConfigError, HookError, NonFiniteError
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -322,7 +322,28 @@ def forget(trainer: ConvnetTrainer) -> None:
 
 
 @contextlib.contextmanager
-def restricted(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
+def only(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
+    """Do what `ConvnetTrainer.only` says."""
+    every = trainer.optimizer
+    unknown = [name for name in names if not isinstance(every, dict) or name not in every]
+    if unknown:
+        there = list(every) if isinstance(every, dict) else "no dict"
+        raise ConfigError(f"only{names}: there is no optimizer {unknown[0]!r}; self.optimizer is {there}.")
+    kept = {id(p) for name in names for p in components.parameters_of(every[name])}
+    parameters = [p for optimizer in every.values() for p in components.parameters_of(optimizer)]
+    others = [p for p in parameters if id(p) not in kept and p.requires_grad]
+    try:
+        for parameter in others:
+            parameter.requires_grad_(False)
+        with _restricted(trainer, names):
+            yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _restricted(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
     """Let the native methods zero and step only the optimizers of these names."""
     state = trainer._run_state
     outer = state.stepping

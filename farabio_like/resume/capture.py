@@ -44,20 +44,22 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         For a part whose state holds something else, with its name.
     """
     state = trainer._run_state
-    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == trainer._epoch else {}
+    done = state.progress.last_epoch_done
+    # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
+    epoch = trainer._epoch if state.progress.phase is not None or done is None else done
+    entry = state.history[-1] if state.history and state.history[-1]["epoch"] == epoch else {}
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
     return {
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
-        "epoch": trainer._epoch,
+        "epoch": epoch,
         "step": state.progress.complete_step,
         "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
         "model": components.model_state(components.model_of(trainer)),
         "averages": {name: average for name, average in averages.items() if average},
         "run": {
             "num_epochs": trainer._num_epochs,
-            "finished": state.progress.phase is None
-            and (trainer._epoch >= trainer._num_epochs or state.requests.ends_run),
+            "finished": state.progress.phase is None and (epoch >= trainer._num_epochs or state.requests.ends_run),
             "done": state.progress.last_epoch_done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,

@@ -1,4 +1,4 @@
-"""The folder of a run that goes on: its own, or a new one that is given what was done before."""
+"""The run that goes on: its counters, what is said of it, and its folder: its own, or a new one with what was done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..distributed import fsdp
 from ..errors import ConfigError
 from ..rundir import index, layout
 from ..state.run_state import first_epoch
-from . import find, restore
+from . import find, rank_part
+from .capture import made_with
+from .restore import Resumption
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -26,7 +28,9 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         return
     saved, path = found
     saved = sharded.read_shards(saved, path, fsdp.mesh_of(trainer))
-    restore.take_over(trainer, saved, path)
+    state.resumption = Resumption(rank_part.own_part(trainer, saved), str(path))
+    state.resumption.counters(trainer)
+    _announce(trainer, saved, path)
     folder = path.parent.parent
 
     def newest() -> bool:
@@ -49,6 +53,37 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         state.console.line(
             f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
         )
+
+
+def _announce(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> None:
+    """Say from where the run goes on, and in what it cannot be as it was."""
+    say, run = trainer._run_state.console.line, saved["run"]
+    if saved["class"] != type(trainer).__qualname__:
+        say(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
+    position = run["epoch"]
+    where = f"the end of epoch {saved['epoch']}"
+    if position is not None:
+        phase = f"batch {position['batches']}" if position["phase"] == "train" else "the training batches"
+        where = f"{phase} of epoch {saved['epoch']}"
+    say(f"resuming from {path}: after {where}, step {saved['step']}")
+    if path.name == layout.CRASH and position is not None:
+        several = run["made_with"].get("number of processes", 1) > 1
+        rest = ", and it has metrics and gathered gradients of the first process alone" if several else ""
+        say(f"  written after an error: its random numbers may not be those of a run without it{rest}")
+    unmeasured = rank_part.unmeasured(trainer, run)
+    if unmeasured:
+        say(
+            f"  there were more processes: {', '.join(unmeasured)} of epoch {saved['epoch']} leave out what those had "
+            "trained"
+        )
+    now = made_with(trainer)
+    differences = [
+        f"{name} was {run['made_with'][name]}, is {now[name]}"
+        for name in now
+        if name in run["made_with"] and run["made_with"][name] != now[name]
+    ]
+    if differences:
+        say("  different now (an optimizer keeps what it had): " + "; ".join(differences))
 
 
 def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, Any], path: Path) -> None:
@@ -77,8 +112,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
 def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
     """Give a run that goes on in a new folder its epochs, and its best one; without the file, it has no best one."""
     state = trainer._run_state
-    assert state.resumed is not None
-    path = Path(state.resumed["file"])
+    path = Path(state.resumption.file)
     if state.best is not None:
         best = list(state.best)
         found = distributed.from_main(lambda: find.find_best(best, [path, path.with_name(layout.BEST)]))
@@ -92,6 +126,6 @@ def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
     distributed.from_main(
         partial(run.rewind, state.history, state.progress.step, state.best[3] if state.best else None)
     )
-    if "shards" not in state.resumed:
+    if "shards" not in state.resumption.saved:
         # Killed before its first save, the run goes on with this one, not with the best.
         distributed.from_main(partial(checkpoint.link_durably, path, run.last))

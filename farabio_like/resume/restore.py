@@ -1,148 +1,198 @@
-"""Giving a trainer the state of a checkpoint."""
+"""`Resumption`: how a trainer is given the state of a checkpoint, step by step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .. import components, distributed, rng
-from ..callbacks import dispatch
-from ..callbacks.metric import MetricCallback
+from .. import components, rng
 from ..checkpoint import objects as user_objects
 from ..components import dtensor
-from ..distributed import fsdp
+from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
-from ..metrics.running import merged_means
 from ..optim import state as step_state
-from ..rundir.layout import CRASH
 from .attributes import averaging, class_name, components_of, loaders
-from .capture import made_with
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 
-def _own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint as this rank needs it: with its own random numbers, gradients and measurements.
+@dataclass(slots=True)
+class Resumption:
+    """What was read from a checkpoint and is not yet restored; nothing, in a run that begins anew.
 
-    Where there were fewer ranks, the further ones begin with nothing measured in the epoch. Where there were more,
-    their means are added to those of the others, and what their metric objects and metric callbacks had measured of
-    the epoch under way is left out, which is said. What other callbacks know is the same on all ranks.
+    NOTE: its steps are taken in the order of the methods, and each has its place in the run:
+
+    1. `counters` before any hook, for hooks read them.
+    2. `parts` after the hooks that build the run and its stage; sooner, what they build would stay as built.
+       A run that was saved between two epochs is restored then.
+    3. `enter_epoch` before the hook that starts the epoch, which may wrap the items; later, the wrapper would begin
+       with the first batch.
+    4. `trained_already` or `remaining` after that hook, see `_parts_again`.
+    5. `ready` after the batches that were trained before are passed over, since that draws random numbers; sooner,
+       the batches that are left would get others than in a run that was not stopped.
+
+    Attributes
+    ----------
+    saved : dict
+        The checkpoint, as this rank needs it; empty once all of it is restored, so that its tensors are let go.
+    file : str
+        Where it was read.
+    start : ResumePoint or None
+        Where the items of the epoch under way go on.
     """
-    run = saved["run"]
-    parts = run.get("ranks") or [{**(run["epoch"] or {}), "rng": run["rng"]}]
-    parts = [{"stepping": run["stepping"], **part} for part in parts]  # older files have it once
-    ranks, rank = distributed.world_size(), distributed.rank()
-    if rank < len(parts):
-        own, *others = parts[rank::ranks]
-        if others:
-            own = {**own, "means": merged_means([part.get("means", {}) for part in (own, *others)])}
-    else:
-        there = parts[0].get("callbacks", run["callbacks"])
-        callbacks = [entry for entry in there if entry[0] not in _measuring(trainer)]
-        own = {"rng": None, "means": {}, "objects": {}, "callbacks": callbacks}
-    if len(parts) != ranks or "shards" in saved or fsdp.are_in(trainer):
-        # Gradients in shards are those of all ranks already; modules in shards need them on every rank.
-        states = [run["stepping"]] if "shards" in saved else [part["stepping"] for part in parts]
-        own = {**own, "stepping": step_state.merged(states, empty=rank > 0 and not fsdp.are_in(trainer))}
-    epoch = run["epoch"]
-    if epoch is not None:
-        epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
-        if rank:
-            epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
-    callbacks = own.get("callbacks", run["callbacks"])
-    taken = {"rng": own["rng"], "epoch": epoch, "callbacks": callbacks, "stepping": own["stepping"]}
-    return {**saved, "run": {**run, **taken}}
+
+    saved: dict[str, Any] = field(default_factory=dict, repr=False)
+    file: str = ""
+    start: ResumePoint | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to restore."""
+        return not self.saved
+
+    @property
+    def position(self) -> dict[str, Any] | None:
+        """Where in an epoch the run goes on, None between two epochs, and once it has gone on."""
+        return None if self.ended else self.saved["run"]["epoch"]
+
+    @property
+    def batches(self) -> int:
+        """How many batches of the epoch that begins were trained before."""
+        return 0 if self.position is None else self.position["batches"]
+
+    def is_of_stage(self, name: str) -> bool:
+        """Return whether the run goes on in this stage."""
+        return not self.ended and self.saved["run"]["stage"] == name
+
+    def end(self) -> None:
+        """Let go of the checkpoint: all of it is restored, or nothing more is to be."""
+        self.saved = {}
+
+    # ---------------------------------------------------------------- the steps
+
+    def counters(self, trainer: ConvnetTrainer) -> None:
+        """Take over how far the run had come, its history and its best epoch, before any hook."""
+        state, run = trainer._run_state, self.saved["run"]
+        state.progress.step, state.progress.last_epoch_done = self.saved["step"], run["done"]
+        state.best = tuple(run["best"]) if run["best"] is not None else None
+        state.history[:] = copy.deepcopy(run["history"])
+        trainer._epoch = self.saved["epoch"]
+
+    def parts(self, trainer: ConvnetTrainer, weights_only: bool = False) -> None:
+        """Give all parts their state, once they have been built for the stage that it belongs to."""
+        if self.ended:
+            return
+        state, run = trainer._run_state, self.saved["run"]
+        _load_parts(trainer, self.saved, self.file, weights_only)
+        if not weights_only:
+            step_state.load_state_dict(trainer, run["stepping"])
+            step_state.load_waiting(trainer, run["stepping"])
+        state.trained, state.loaded = True, None
+        _load_records(trainer, run)
+        _note_another(trainer, run.get("unchanged", {}))
+        position = self.position
+        rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
+        if position is None:
+            self.end()
+
+    def enter_epoch(self, trainer: ConvnetTrainer, items: Any) -> None:
+        """Tell the prepared items of an epoch where to go on, before the hook that may wrap them."""
+        self.start = None
+        position = self.position
+        if position is None:
+            return
+        state = trainer._run_state
+        state.progress.load_state_dict(position)
+        if position["phase"] == "train" and position["batches"]:
+            ready = partial(self.ready, trainer)
+            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once)
+            if hasattr(items, "start"):
+                items.start = self.start
+
+    def trained_already(self, trainer: ConvnetTrainer) -> bool:
+        """Return whether the epoch had come to its evaluation; its training metrics are given back then."""
+        state, position = trainer._run_state, self.position
+        if position is None or position["phase"] != "evaluate":
+            return False
+        self._parts_again(trainer)
+        state.requests.load_state_dict(position["asked"])
+        trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+        trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
+        state.progress.batches = position["batches"]
+        return True
+
+    def remaining(self, trainer: ConvnetTrainer, items: Any) -> Iterator[Any]:
+        """Return the items of the epoch that were not trained before; the metrics of those that were come back."""
+        state, position = trainer._run_state, self.position
+        assert position is not None and state.means is not None and state.metric_objects is not None
+        start, self.start = self.start, None
+        self._parts_again(trainer)
+        step_state.load_waiting(trainer, self.saved["run"]["stepping"])
+        state.means.load_state_dict(position["means"])
+        state.metric_objects.load_state_dict(position["objects"])
+        for name, record in position["objects"].get("records", {}).items():
+            metric = state.metric_objects.metrics.get(name)
+            if user_objects.fits(metric, record):
+                user_objects.restore(metric, record, trainer.device)
+        state.progress.batches = position["batches"]
+        if any(position["asked"].values()):
+            # No further batch: it was saved between stop_train(), say, and the end of the epoch.
+            state.requests.load_state_dict(position["asked"])
+            self.ready(trainer)
+            return iter(())
+        if start is None:  # stopped before the first batch of the epoch
+            self.end()
+            return iter(items)
+        return self._after(trainer, items, start)
+
+    def ready(self, trainer: ConvnetTrainer) -> None:
+        """Give the random numbers their state, once: all is restored then."""
+        if not self.ended:
+            rng.set_state(self.saved["run"]["rng"], *loaders(trainer))
+            self.end()
+
+    # ---------------------------------------------------------------- inside
+
+    def _parts_again(self, trainer: ConvnetTrainer) -> None:
+        """Give the parts their state after the hook that starts the epoch.
+
+        NOTE: this load and the one of `parts` are both needed. The run had called the hook when it began the epoch,
+        and has trained since; the hook of the resumed run begins records anew, sets a learning rate or counts once
+        more, so what was saved is given back after it. It is given before, too, since the hook may read it, and may
+        hand weights on: to a teacher, say, that is a copy of the model.
+        """
+        _load_parts(trainer, self.saved, self.file)
+        _load_records(trainer, self.saved["run"])
+
+    def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
+        iterator = iter(items)
+        first = next(iterator, None)
+        if start.taken:
+            if first is not None:
+                yield first
+        else:  # items of the subclass's own
+            start.say(f"{start.batches} items are read again and dropped, to go on where the run stopped")
+            for _ in range(start.batches - 1):
+                next(iterator, None)
+        self.ready(trainer)
+        yield from iterator
 
 
-def _measuring(trainer: ConvnetTrainer) -> set[str]:
-    """Return the names of the callbacks that measure batches."""
-    return {
-        type(callback).__name__
-        for callback in components.each(trainer.callbacks, list, tuple)
-        if isinstance(dispatch.innermost(callback), MetricCallback)
-    }
+# ---------------------------------------------------------------- loading
 
 
-def _unmeasured(trainer: ConvnetTrainer, run: dict[str, Any]) -> list[str]:
-    """Return the names of what leaves out of an epoch what further processes had trained of it."""
-    further = run.get("ranks", [])[distributed.world_size() :]
-    if not further or run["epoch"] is None or run["epoch"]["phase"] != "train" or not run["epoch"]["batches"]:
-        return []
-    objects = {name for part in further for kind in ("metrics", "records") for name in part["objects"].get(kind, {})}
-    return sorted(objects | _measuring(trainer))
-
-
-# ---------------------------------------------------------------- going on
-
-
-def take_over(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> None:
-    """Take over the counters and the history of a run, before any hook; `restore` does the rest."""
-    state, run = trainer._run_state, saved["run"]
-    if saved["class"] != type(trainer).__qualname__:
-        state.console.line(f"resuming a {saved['class']} as a {type(trainer).__qualname__}")
-    state.resumed = saved = {**_own_part(trainer, saved), "file": str(path)}
-    run = saved["run"]
-    state.progress.step, state.progress.last_epoch_done = saved["step"], run["done"]
-    state.best = tuple(run["best"]) if run["best"] is not None else None
-    state.history[:] = copy.deepcopy(run["history"])
-    trainer._epoch = saved["epoch"]
-    position = run["epoch"]
-    where = f"the end of epoch {saved['epoch']}"
-    if position is not None:
-        phase = f"batch {position['batches']}" if position["phase"] == "train" else "the training batches"
-        where = f"{phase} of epoch {saved['epoch']}"
-    state.console.line(f"resuming from {path}: after {where}, step {state.progress.step}")
-    if path.name == CRASH and position is not None:
-        several = run["made_with"].get("number of processes", 1) > 1
-        rest = ", and it has metrics and gathered gradients of the first process alone" if several else ""
-        state.console.line(f"  written after an error: its random numbers may not be those of a run without it{rest}")
-    unmeasured = _unmeasured(trainer, run)
-    if unmeasured:
-        state.console.line(
-            f"  there were more processes: {', '.join(unmeasured)} of epoch {saved['epoch']} leave out what those had "
-            "trained"
-        )
-    now = made_with(trainer)
-    differences = [
-        f"{name} was {run['made_with'][name]}, is {now[name]}"
-        for name in now
-        if name in run["made_with"] and run["made_with"][name] != now[name]
-    ]
-    if differences:
-        state.console.line("  different now (an optimizer keeps what it had): " + "; ".join(differences))
-
-
-def restore(trainer: ConvnetTrainer, weights_only: bool = False) -> None:
-    """Give all parts the state of the checkpoint, once they have been built for the stage that it belongs to."""
-    state = trainer._run_state
-    saved = state.resumed
-    if saved is None:
-        return
-    run = saved["run"]
-    load_parts(trainer, saved, weights_only)
-    if not weights_only:
-        step_state.load_state_dict(trainer, run["stepping"])
-        step_state.load_waiting(trainer, run["stepping"])
-    state.trained, state.loaded = True, None
-    load_records(trainer, run)
-    _note_another(trainer, run.get("unchanged", {}))
-    position = run["epoch"]
-    rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
-    if position is None:
-        state.resumed = None
-
-
-def load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], weights_only: bool = False) -> None:
-    """Give model, components and averages their state."""
-    where = f"{saved['file']}, written by {saved['class']} and read by {type(trainer).__qualname__},"
+def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], file: str, weights_only: bool = False) -> None:
+    """Give model, components and averages their state; `file` is where it was read, for messages."""
+    where = f"{file}, written by {saved['class']} and read by {type(trainer).__qualname__},"
     components.load_model_state(components.model_of(trainer), saved["model"], where)
-    _load_components(trainer, {} if weights_only else saved["run"]["components"], saved["file"])
+    _load_components(trainer, {} if weights_only else saved["run"]["components"], file)
     for name, callback in averaging(trainer).items():
         if name in saved["averages"]:
             callback.load_model_state(trainer, saved["averages"][name])
@@ -207,7 +257,7 @@ def _note_another(trainer: ConvnetTrainer, unchanged: Mapping[str, Any]) -> None
         )
 
 
-def load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
+def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
     """Give callbacks and the subclass's own attributes what they had."""
     waiting = list(run["callbacks"])
     for callback in components.each(trainer.callbacks, list, tuple):

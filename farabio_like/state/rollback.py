@@ -71,7 +71,7 @@ def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
     state, attributes = trainer._run_state, vars(trainer)
     kept = dict(attributes)
     contents = [(value, copy.copy(value)) for value in kept.values() if type(value) in (list, dict)]
-    groups: list[Any] = [state, state.requests, state.progress]
+    groups: list[Any] = [state, state.requests, state.progress, state.resumption]
     fields = [{field.name: getattr(group, field.name) for field in dataclasses.fields(group)} for group in groups]
     state.listeners = {}
     try:

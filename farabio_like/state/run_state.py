@@ -12,13 +12,13 @@ from ..loggers.console import Console
 from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..plots.painter import Painter
+from ..resume.restore import Resumption
 from .progress import Progress
 from .put_off import PutOff
 from .requests import Requests
 
 if TYPE_CHECKING:
     from ..config.stages import Stage
-    from ..data.resumable import ResumePoint
     from ..distributed.ranks import Ranks
     from ..loggers.run import Recording
     from ..optim.steps import Stepping
@@ -91,8 +91,7 @@ class RunState:
     saved_step: int = 0  # what the newest checkpoint holds
     put_off: PutOff = field(default_factory=PutOff)
     writer: Writer = field(default_factory=Writer)
-    resumed: dict[str, Any] | None = None  # what was read from a checkpoint, until all of it is restored
-    start: ResumePoint | None = None
+    resumption: Resumption = field(default_factory=Resumption)
 
     # Weights.
     saved: bool = False  # save_model() wrote model.pth in this run
@@ -111,3 +110,8 @@ def last_epoch(trainer: ConvnetTrainer) -> int:
     """Return the number of the last epoch, of the stage where there are stages."""
     end = trainer._run_state.stage_end
     return trainer._num_epochs if end is None else end
+
+
+def is_last_epoch(trainer: ConvnetTrainer) -> bool:
+    """Return whether no epoch of the run comes after this one, of any stage: by number, or since it was stopped."""
+    return trainer._epoch >= trainer._num_epochs or trainer._run_state.requests.ends_run

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .. import components
+from .. import checkpoint, components
+from ..callbacks import dispatch
 from ..checks import hooks
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
 from ..resume import attributes, saving
+from ..resume.capture import callback_states
 from ..rng import get_state
 from ..state import rank_requests, signals
+from ..state.run_state import is_last_epoch
 from . import drawing
 from .best import note_best
 from .schedulers import position_of, schedulers_of, step_schedulers
@@ -25,13 +28,12 @@ if TYPE_CHECKING:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
-    resumed = state.resumed["run"]["epoch"] if state.resumed is not None else None
     state.progress.begin_epoch(
         [position_of(scheduler) for scheduler in schedulers_of(trainer)],
         get_state(*attributes.loaders(trainer)),
-        resumed["batches"] if resumed is not None else 0,
+        state.resumption.batches,
     )
-    state.trained, state.loaded, state.start = True, None, None
+    state.trained, state.loaded = True, None
     trainer.epoch_metrics = {}
     own_step = state.progress.last_epoch_done is None and not hooks.is_default(trainer, "training_step")
     state.weights_version = _weights_version(trainer) if own_step else None
@@ -39,11 +41,32 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
 
 def training_ends(trainer: ConvnetTrainer) -> bool:
     """Return whether the hooks at the end of the training batches are due; check the loss before."""
-    if trainer._run_state.resumed is not None:
+    if not trainer._run_state.resumption.ended:
         return False
     nonfinite.check_loss(trainer)
     _check_learning(trainer)
     return True
+
+
+def begin_evaluation(trainer: ConvnetTrainer) -> None:
+    """Note that the training of an epoch is complete, for a save while it is evaluated."""
+    state = trainer._run_state
+    state.resumption.ready(trainer)
+    # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
+    records = (_records(trainer), attributes.attributes(trainer)) if state.folder is not None else None
+    state.progress.evaluation_records = records
+    state.progress.phase = "evaluate"
+    state.progress.evaluation_rng = get_state(*attributes.loaders(trainer))
+
+
+def _records(trainer: ConvnetTrainer) -> list[list[Any]]:
+    """Return copies of the callbacks' states; averages of weights, which are large, do not change in an evaluation."""
+    return [
+        [name, values if hasattr(dispatch.innermost(callback), "model_state") else checkpoint.snapshot(values)]
+        for callback, (name, values) in zip(
+            components.each(trainer.callbacks, list, tuple), callback_states(trainer), strict=True
+        )
+    ]
 
 
 def _check_learning(trainer: ConvnetTrainer) -> None:
@@ -99,7 +122,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
     step_schedulers(trainer, entry)
     best = not state.progress.left_early and note_best(trainer, entry)
-    last = trainer._epoch >= trainer._num_epochs or state.requests.ends_run
+    last = is_last_epoch(trainer)
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:

@@ -46,14 +46,10 @@ LONGEST_ERROR = 2000  # characters of a message in metrics.jsonl
 def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
-    state.requests.stop = state.requests.exit_asked = False
-    state.resumed, state.rewind_to, state.progress.phase = None, None, None
-    state.item = loader_pass.NOTHING
+    _begin_afresh(trainer)
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
-    for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
-        if not isinstance(getattr(trainer, name), int):
-            setattr(trainer, name, operator.index(getattr(trainer, name)))  # numpy's integers are not plain data
+    _plain_integers(trainer)
     state.console.monitor = trainer._monitor
     state.listeners = dispatch.listeners(trainer.callbacks)
     if trainer._stages is not None:
@@ -61,49 +57,76 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
     if resume_from:
         resume_run(trainer, resume_from)
-    first = first_epoch(trainer)
-    if (
-        state.resumed is None
-        and state.progress.last_epoch_done is not None
-        and first > trainer._num_epochs
-        and trainer._stages is None
-    ):
-        trainer._num_epochs = state.progress.last_epoch_done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+    _count_epochs(trainer)
     state.put_off = PutOff()
     saving.schedule_next(trainer)
     state.attributes_before = attributes.attributes(trainer)
+    _open_folder(trainer)
+    _announce(trainer)
+    optim_steps.bind(trainer)
+    state.determinism = compute.make_deterministic() if trainer._deterministic else None
+    state.running, state.progress.epoch_started = "train", perf_counter()
+
+
+def _begin_afresh(trainer: ConvnetTrainer) -> None:
+    """Begin with nothing asked, nothing under way and nothing to restore, whatever ended the run before."""
+    state = trainer._run_state
+    state.requests.stop = state.requests.exit_asked = False
+    state.resumption.end()
+    state.rewind_to, state.progress.phase = None, None
+    state.item = loader_pass.NOTHING
+    state.saved = False
+
+
+def _plain_integers(trainer: ConvnetTrainer) -> None:
+    """Turn NumPy's integers, which are no plain data, into Python's."""
+    for name in ("_num_epochs", "_start_epoch", "_eval_interval", "_save_epoch"):
+        if not isinstance(getattr(trainer, name), int):
+            setattr(trainer, name, operator.index(getattr(trainer, name)))
+
+
+def _count_epochs(trainer: ConvnetTrainer) -> None:
+    """Ask a trained trainer that trains again for as many epochs more; drop from the history what comes again."""
+    state = trainer._run_state
+    first, done = first_epoch(trainer), state.progress.last_epoch_done
+    alone = trainer._stages is None and state.resumption.ended
+    if alone and done is not None and first > trainer._num_epochs:
+        trainer._num_epochs = done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
     while state.history and state.history[-1]["epoch"] >= first:
         state.history.pop()  # an epoch that was interrupted at its end, and is trained again
+
+
+def _open_folder(trainer: ConvnetTrainer) -> None:
+    """Make the folder of a run that has none, with what a resumed one had done elsewhere; hold it."""
+    state = trainer._run_state
     if trainer._logdir is not None and state.folder is None:
         state.folder = rundir.RunDir(trainer._logdir, type(trainer))
         trainer.run_dir = state.folder.path
         state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
-        if state.resumed is not None:
+        if not state.resumption.ended:
             bring_along(trainer, state.folder)
     if state.folder is not None:
         distributed.from_main(state.folder.hold)
-    state.saved = False
+
+
+def _announce(trainer: ConvnetTrainer) -> None:
+    """Print what is trained, for how long, and where its files are."""
+    console, first = trainer._run_state.console, first_epoch(trainer)
     parameters = [p for module in components.modules_of(trainer) for p in module.parameters()]
     known = sum(p.numel() for p in parameters if not components.is_lazy(p))
     frozen = sum(p.numel() for p in parameters if not p.requires_grad and not components.is_lazy(p))
     size = f"{known:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
     epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
-    state.console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
+    console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
-        state.console.line(f"files in {trainer.run_dir}")
-    optim_steps.bind(trainer)
-    state.determinism = compute.make_deterministic() if trainer._deterministic else None
-    state.running, state.progress.epoch_started = "train", perf_counter()
+        console.line(f"files in {trainer.run_dir}")
 
 
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
     """Run every on_train_end and close, also when one raises; the first error wins."""
     state = trainer._run_state
     signals.collect(state.requests)
-    # The news of a worker's death may have come anywhere, in a training step say.
-    loader = {"train": "train", "evaluate": "valid"}.get(state.progress.phase or "")
-    where = f"in epoch {trainer._epoch}, after step {state.progress.epoch_step + state.progress.batches}"
-    lost: BaseException | None = worker_processes.lost_worker(error, loader, where)
+    lost = _lost_worker(trainer, error)
     ended = signals.ending(state.requests)
     if lost is not None and ended is not None:
         error, lost = ended, ended  # a signal to all processes of the run: the workers end at once
@@ -112,26 +135,63 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
         error_notes.add_note(trainer, error)
     state.exception = error
     state.running, state.requests.stop, state.requests.exit_asked = None, False, False
-    steps: list[Callable[[], Any]] = [trainer.on_train_end, state.pictures.join]
-    steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
+    first = _run_all(_closing_steps(trainer, error), error)
+    _forget_run(trainer)
+    if error is None and first is not None:
+        raise first
+    if lost is not None:
+        raise lost from (None if lost is error else error)
+    if error is None:
+        rank_requests.agree(trainer)
+        signals.obey(state.requests)
+
+
+def _lost_worker(trainer: ConvnetTrainer, error: BaseException | None) -> BaseException | None:
+    """Return the error that names the worker whose death has ended the run, None where none has."""
+    progress = trainer._run_state.progress
+    # The news of a worker's death may have come anywhere, in a training step say.
+    loader = {"train": "train", "evaluate": "valid"}.get(progress.phase or "")
+    where = f"in epoch {trainer._epoch}, after step {progress.epoch_step + progress.batches}"
+    return worker_processes.lost_worker(error, loader, where)
+
+
+def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list[Callable[[], Any]]:
+    """Return what is done at the end of a run, in its order; no step may keep the next one from being done."""
+    state = trainer._run_state
+    steps: list[Callable[[], Any]] = []
     if error is not None:
-        steps[:0] = [
-            *(partial(listener, trainer) for listener in state.listeners.get("on_exception", ())),
-            partial(saving.save_what_is_left, trainer, error),  # callbacks have given the model its own weights
-        ]
+        steps += [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
+        # Not before: callbacks have given the model its own weights.
+        steps.append(partial(saving.save_what_is_left, trainer, error))
+    steps += [trainer.on_train_end, state.pictures.join]
+    steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     steps.append(state.writer.close)
     steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
-    first = error
-    closes = [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
-    for step in [*steps, partial(loggers.finish, trainer, error), *closes]:
+    steps.append(partial(loggers.finish, trainer, error))
+    steps += [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    return steps
+
+
+def _run_all(steps: list[Callable[[], Any]], first: BaseException | None) -> BaseException | None:
+    """Do all steps, whatever they raise; return the first error, which is `first` where there is one already.
+
+    A second interrupt ends one step of the cleaning up, not all of it. Further errors are printed.
+    """
+    for step in steps:
         try:
             step()
-        except BaseException as further:  # a second interrupt ends one step of the cleaning up, not all of it
+        except BaseException as further:
             if first is None:
                 first = further
             else:
                 print("another error, after the one that ends the run:", file=sys.stderr)
                 traceback.print_exception(further)
+    return first
+
+
+def _forget_run(trainer: ConvnetTrainer) -> None:
+    """Let go of what belongs to the run that has ended: its folder, its settings and what it had under way."""
+    state = trainer._run_state
     optim_steps.forget(trainer)
     if state.folder is not None:
         state.folder.release()
@@ -140,20 +200,12 @@ def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None
         state.determinism = None
     leave_stage(trainer)  # not before: an exception belongs to its stage
     state.exception = None  # its traceback holds what the failed step worked on
-    state.progress.phase, state.means, state.metric_objects, state.resumed, state.requests.saves = (
-        None,
-        None,
-        None,
-        None,
-        [],
-    )
-    if error is None and first is not None:
-        raise first
-    if lost is not None:
-        raise lost from (None if lost is error else error)
-    if error is None:
-        rank_requests.agree(trainer)
-        signals.obey(state.requests)
+    state.progress.phase = None
+    state.means = None
+    state.metric_objects = None
+    state.resumption.end()
+    state.requests.saves = []
+    state.put_off = PutOff()
 
 
 def _close_run(trainer: ConvnetTrainer) -> None:

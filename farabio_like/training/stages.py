@@ -7,57 +7,66 @@ from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
 from ..loggers import run as loggers
-from ..resume import attributes, restore
+from ..resume import attributes
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
 
 if TYPE_CHECKING:
+    from ..config.stages import Stage
     from ..trainer import ConvnetTrainer
 
 
 def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     """Yield once per stage that is left, once in a run without stages."""
     state = trainer._run_state
-    if (
-        trainer._evaluate_first
-        and state.progress.last_epoch_done is None
-        and state.resumed is None
-        and evaluation_is_due(trainer, first=True)
-    ):
-        trainer.evaluate_epoch()
-        if state.folder is not None:
-            state.folder.append({"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})})
-        loggers.record_epoch(
-            trainer, {"epoch": trainer._start_epoch - 1, "valid": trainer.epoch_metrics.get("valid", {})}
-        )
-        state.console.metrics("before the first step", trainer.epoch_metrics.get("valid", {}))
+    _evaluate_before_first_step(trainer)
     attributes.note_objects(trainer)
     if trainer._stages is None:
-        restore.restore(trainer)
+        state.resumption.parts(trainer)
         yield
         return
     if state.requests.stop or first_epoch(trainer) > trainer._num_epochs:
-        restore.restore(trainer, weights_only=True)
+        state.resumption.parts(trainer, weights_only=True)
     end = trainer._start_epoch - 1
     for stage in trainer._stages:
         end += stage.num_epochs
         # A stage that was resumed at its end has still to run its on_stage_end.
-        goes_on = state.resumed is not None and state.resumed["run"]["stage"] == stage.name
+        goes_on = state.resumption.is_of_stage(stage.name)
         if state.requests.ends_run or (first_epoch(trainer) > end and not goes_on):
             continue
-        state.stage, state.stage_end = stage, end
-        state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
-        vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
         if not goes_on:
             state.best = None  # another loss, maybe another metric
-        state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
-        trainer.on_stage_start()
-        dispatch.fire(trainer, "on_stage_start")
-        restore.restore(trainer)
+        _enter_stage(trainer, stage, end)
+        state.resumption.parts(trainer)
         yield
         trainer.on_stage_end()
         dispatch.fire(trainer, "on_stage_end")
         leave_stage(trainer)
+
+
+def _evaluate_before_first_step(trainer: ConvnetTrainer) -> None:
+    """Evaluate what nothing was trained of, where the run asks for it."""
+    state = trainer._run_state
+    begins_anew = state.progress.last_epoch_done is None and state.resumption.ended
+    if not (trainer._evaluate_first and begins_anew and evaluation_is_due(trainer, first=True)):
+        return
+    trainer.evaluate_epoch()
+    metrics = trainer.epoch_metrics.get("valid", {})
+    if state.folder is not None:
+        state.folder.append({"epoch": trainer._start_epoch - 1, "valid": metrics})
+    loggers.record_epoch(trainer, {"epoch": trainer._start_epoch - 1, "valid": metrics})
+    state.console.metrics("before the first step", metrics)
+
+
+def _enter_stage(trainer: ConvnetTrainer, stage: Stage, end: int) -> None:
+    """Give a trainer the settings of a stage, whose last epoch is `end`, and call the hooks that begin it."""
+    state = trainer._run_state
+    state.stage, state.stage_end = stage, end
+    state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
+    vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
+    state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
+    trainer.on_stage_start()
+    dispatch.fire(trainer, "on_stage_start")
 
 
 def leave_stage(trainer: ConvnetTrainer) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from farabio_like import Callback, CheckpointError, ConfigError, ConvnetTrainer, Stage
-from farabio_like.callbacks import EMA
+from farabio_like.callbacks import EMA, find_lr
 
 from ..conftest import ROOT
 from ..trainers import INPUTS as TEN
@@ -250,6 +250,86 @@ def test_stopping_after_any_step(kind, tmp_path, monkeypatch):
         resumed = resumed_run(kind)
         assert_equal_runs(whole, resumed)
         assert resumed.run_dir == Path("stopped") / kind.__name__ / "1"
+
+
+class Searched(Tensors):
+    """Tries learning rates before it trains, on the loader whose epoch is resumed."""
+
+    def on_train_start(self):
+        self.found = find_lr(self, num_steps=6)
+
+
+class Warm(Tensors):
+    """Raises its rate in every epoch anew, and counts in a record that every epoch begins."""
+
+    def on_train_epoch_start(self):
+        self.set_lr(0.001 * self.epoch)
+        self.names["of the epoch"] = 0
+
+    def on_end_training_batch(self):
+        super().on_end_training_batch()
+        self.set_lr(self.get_lr() * 1.5)
+        self.names["of the epoch"] += 1
+
+
+@pytest.mark.parametrize("kind", [Searched, Warm])
+def test_hooks_before_the_first_batch_that_is_left_change_nothing(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = whole_run(kind)
+    for where in (6, (2, "valid")):
+        shutil.rmtree("stopped", ignore_errors=True)
+        stopped_run(kind, where)
+        assert_equal_runs(whole, resumed_run(kind))
+
+
+class Watch(Callback):
+    """Notes whether something is left to restore when each hook is called first."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def _note(self, hook, trainer):
+        resumption = trainer._run_state.resumption
+        assert resumption.ended == (not resumption.saved)
+        self.seen.setdefault(hook, not resumption.ended)
+
+    def on_train_start(self, trainer):
+        self._note("run", trainer)
+
+    def on_train_epoch_start(self, trainer):
+        self._note("epoch", trainer)
+
+    def on_start_training_batch(self, trainer):
+        self._note("batch", trainer)
+
+    def on_evaluate_epoch_start(self, trainer):
+        self._note("evaluation", trainer)
+
+
+class Watched(Tensors):
+    def build_model(self):
+        super().build_model()
+        self.watch = Watch()
+        self.callbacks = [self.watch]
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        (BATCHES + 2, {"run": True, "epoch": True, "batch": False, "evaluation": False}),  # within an epoch
+        (2 * BATCHES, {"run": True, "epoch": True, "evaluation": False, "batch": False}),  # after its last batch
+        ((2, "valid"), {"run": True, "epoch": True, "evaluation": False, "batch": False}),
+    ],
+)
+def test_a_checkpoint_is_let_go_once_all_of_it_is_restored(where, left, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stopped_run(Watched, where)
+    resumed = resumed_run(Watched)
+    assert resumed.watch.seen == left
+    between = Watched({"_logdir": "stopped", "_num_epochs": EPOCHS + 1})
+    between.train(resume=resumed.run_dir)
+    assert between.watch.seen == {"run": True, "epoch": False, "batch": False, "evaluation": False}
+    assert not any(whole_run(Watched).watch.seen.values())
 
 
 @pytest.mark.slow

@@ -1,0 +1,5 @@
+"""Networks, a package for each task: `farabio_like.models.segmentation`.
+
+A network knows no trainer, no loss and no data: it is a ``torch.nn.Module`` like any other. What several tasks build
+with is in `farabio_like.models.blocks`.
+"""
