@@ -7,7 +7,7 @@ import farabio_like
 
 ROOT = Path(farabio_like.__file__).parent
 STOREYS = """
-errors version
+errors version duck_typing
 packages rng plots
 callbacks.base
 config components
