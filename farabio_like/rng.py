@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .duck_typing import attribute, is_a
+
 
 def get_state(*loaders: Any, devices: bool = True) -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy, torch, its devices and of these loaders.
@@ -86,8 +88,7 @@ def preserved_rng(*loaders: Any, devices: bool = True) -> Iterator[None]:
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders if holder is not None]
-    # The check of the class is slow, and this runs in every epoch.
-    return [generator for generator in found if generator is not None and isinstance(generator, torch.Generator)]
+    batch_sampler = attribute(loader, "batch_sampler")
+    holders = (loader, attribute(loader, "sampler"), batch_sampler, attribute(batch_sampler, "sampler"))
+    found = [attribute(holder, "generator") for holder in holders if holder is not None]
+    return [generator for generator in found if is_a(generator, torch.Generator)]

@@ -8,7 +8,7 @@ import farabio_like
 
 ROOT = Path(farabio_like.__file__).parent
 STOREYS = """
-errors version
+errors version duck_typing
 packages rng plots loggers.names
 callbacks.base
 config components

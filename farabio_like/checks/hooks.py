@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from ..duck_typing import is_a
 from ..errors import HookError, closest
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def warn_misspelt_hooks(cls: type) -> None:
     # A helper of the subclass may well be called load_models.
     known = [name for name in (*HOOKS, *CALLED_BY, *ARGUMENTS, *NATIVE) if not name.startswith(("load_", "save_"))]
     for name, value in vars(cls).items():
-        if not isinstance(value, FunctionType) or name.startswith("_") or hasattr(_base, name):
+        if not is_a(value, FunctionType) or name.startswith("_") or hasattr(_base, name):
             continue
         usual = name.replace("begin", "start")  # as other libraries say it
         hint = closest(_ELSEWHERE.get(name, usual), known, cutoff=0.72 if name.startswith("on_") else 0.82)
@@ -159,8 +160,9 @@ def code_of(cls: type) -> Iterator[CodeType]:
     replaced: set[str] = set()  # by a method that does not call super()
     for owner in cls.__mro__[: cls.__mro__.index(_base)]:
         for name, value in vars(owner).items():
-            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
-            if isinstance(function, FunctionType) and name not in replaced:
+            function = value.fget if is_a(value, property) else value
+            function = value.__func__ if is_a(value, (classmethod, staticmethod)) else function
+            if is_a(function, FunctionType) and name not in replaced:
                 if "super" not in function.__code__.co_names:
                     replaced.add(name)
                 waiting = [function.__code__]

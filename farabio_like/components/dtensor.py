@@ -11,7 +11,7 @@ from torch import Tensor
 
 def is_sharded(value: Any) -> bool:
     """Return whether a tensor is in shards."""
-    return hasattr(value, "full_tensor")  # a DTensor; its class is slow to import for those who have none
+    return hasattr(type(value), "full_tensor")  # a DTensor; its class is slow to import for those who have none
 
 
 def local(tensor: Tensor) -> Tensor:

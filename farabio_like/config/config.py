@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..callbacks.base import Callback
+from ..duck_typing import attribute, has_methods
 from ..errors import ConfigError, MissingKeyError, closest
 from .stages import Stage
 
@@ -52,7 +53,7 @@ class Config:
         if not name.startswith("__") and not isinstance(self._source, Mapping):
             try:
                 return getattr(self._source, name)
-            except AttributeError:
+            except (AttributeError, KeyError):  # an object that keeps its values in a dict may raise either
                 pass
         known = ", ".join(self.__dict__) or "none"
         raise MissingKeyError(f"config has no key '{name}'.{closest(name, self.__dict__)} Its keys: {known}.")
@@ -161,8 +162,8 @@ def _check(value: Any, key: str) -> None:
 
 def _has_a_name(value: Any) -> bool:
     """Return whether a class or function can be found again by its module and name."""
-    name = getattr(value, "__qualname__", None)
-    return isinstance(name, str) and "<lambda>" not in name and isinstance(getattr(value, "__module__", None), str)
+    name = attribute(value, "__qualname__")
+    return isinstance(name, str) and "<lambda>" not in name and isinstance(attribute(value, "__module__"), str)
 
 
 def _is_config(value: Any) -> bool:
@@ -188,7 +189,7 @@ def _named_values(source: Any) -> dict[Any, Any]:
             f"config is a {type(source).__name__}; give None, a dict, a Namespace, a dataclass or an object "
             "with attributes, for example MyTrainer({'lr': 1e-3})."
         )
-    if hasattr(source, "keys") and hasattr(source, "__getitem__"):
+    if has_methods(source, "keys") and hasattr(type(source), "__getitem__"):
         return {key: source[key] for key in source.keys()}
     values = {}
     for name in dir(source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from ..duck_typing import attribute, has_methods
 
 MOST_PARTS = 5  # of a batch that are described
 
@@ -21,11 +24,11 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format | 
     is asked to move itself; anything else is passed on unchanged. Copies to a GPU do not block. Tensors with four
     dimensions get the memory format, if one is given.
     """
-    if isinstance(batch, Tensor):
+    kind = type(batch)
+    if issubclass(kind, Tensor):
         if memory_format is not None and batch.dim() == 4:
             return batch.to(device, non_blocking=True, memory_format=memory_format)
         return batch if batch.device == device else batch.to(device, non_blocking=True)
-    kind = type(batch)
     if kind is list or kind is tuple:
         parts = [
             p if type(p) is Tensor and p.device == device and memory_format is None else move(p, device, memory_format)
@@ -34,30 +37,30 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format | 
         return parts if kind is list else tuple(parts)
     if batch is None or kind in (str, bytes, int, float, bool):
         return batch
-    if isinstance(batch, PackedSequence):
+    if issubclass(kind, PackedSequence):
         return batch.to(device)  # type: ignore[arg-type]
-    if isinstance(batch, tuple):
+    if issubclass(kind, tuple):
         parts = [move(part, device, memory_format) for part in batch]
-        return kind(*parts) if hasattr(batch, "_fields") else kind(parts)
+        return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
     moved: Any
-    if isinstance(batch, list):
+    if issubclass(kind, list):
         moved = copy.copy(batch)
         moved[:] = [move(part, device, memory_format) for part in batch]
         return moved
-    if isinstance(batch, dict):
+    if issubclass(kind, dict):
         moved = copy.copy(batch)
         for key, part in batch.items():
             moved[key] = move(part, device, memory_format)
         return moved
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+    if dataclasses.is_dataclass(kind):
         moved = copy.copy(batch)
         for field in dataclasses.fields(batch):
             # Not setattr: the class may be frozen.
             object.__setattr__(moved, field.name, move(getattr(batch, field.name), device, memory_format))
         return moved
-    if callable(getattr(batch, "to", None)):
+    if has_methods(batch, "to"):
         return batch.to(device)
-    if isinstance(batch, Mapping):
+    if issubclass(kind, Mapping):
         return {key: move(part, device, memory_format) for key, part in batch.items()}
     return batch
 
@@ -73,20 +76,21 @@ def batch_size(batch: Any) -> int:
 
 
 def _first_dimension(batch: Any) -> int | None:
-    if isinstance(batch, Tensor):
+    kind = type(batch)
+    if issubclass(kind, Tensor):
         shape = batch.shape
         return shape[0] if shape else None
-    if isinstance(batch, PackedSequence):
+    if issubclass(kind, PackedSequence):
         return int(batch.batch_sizes[0])
-    if isinstance(batch, (list, tuple)):
+    if issubclass(kind, (list, tuple)):
         parts: Iterable[Any] = batch
-    elif isinstance(batch, Mapping):
+    elif issubclass(kind, Mapping):
         parts = batch.values()
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+    elif dataclasses.is_dataclass(kind):
         parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
     else:
-        array_shape = getattr(batch, "shape", None)
-        return int(array_shape[0]) if array_shape else None
+        array_shape = attribute(batch, "shape")
+        return int(array_shape[0]) if isinstance(array_shape, tuple) and array_shape else None
     for part in parts:
         found = _first_dimension(part)
         if found is not None:
@@ -113,7 +117,11 @@ def inputs_and_targets(batch: Any) -> dict[str, Any]:
         return {"inputs": batch, "targets": None}
     if isinstance(batch, Mapping):
         return {name: batch[name] for name in ("inputs", "targets") if name in batch}
-    return {name: getattr(batch, name) for name in ("inputs", "targets") if hasattr(batch, name)}
+    found = {}
+    for name in ("inputs", "targets"):
+        with contextlib.suppress(AttributeError, KeyError):  # an object that keeps its parts in a dict raises either
+            found[name] = getattr(batch, name)
+    return found
 
 
 def describe_batch(batch: Any) -> str:
@@ -131,7 +139,7 @@ def is_batch(value: Any) -> bool:
         return True
     if isinstance(value, (list, tuple)):
         return bool(value) and isinstance(value[0], Tensor)
-    return dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "__iter__")
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(type(value), "__iter__")
 
 
 def shapes_of(batch: Any) -> str:

@@ -19,6 +19,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..duck_typing import attribute, has_methods
 from ..errors import DataError
 from . import resumable
 
@@ -65,7 +66,7 @@ class Items:
 
     def _batches(self) -> Iterator[Any]:
         loader, start = self.loader, self.start
-        if self.seed is not None and tensors_of(getattr(loader, "dataset", None)) is None:  # tensors draw nothing
+        if self.seed is not None and tensors_of(attribute(loader, "dataset")) is None:  # tensors draw nothing
             loader = resumable.seeded(loader, self.seed)
         if start is None:
             return read_batches(loader)
@@ -153,7 +154,7 @@ def fetcher(loader: Any) -> Callable[..., Iterator[Any]] | None:
         return None
     dataset = loader.dataset
     found = tensors_of(dataset)
-    if found is None and (isinstance(dataset, IterableDataset) or not callable(getattr(dataset, "__getitems__", 0))):
+    if found is None and (isinstance(dataset, IterableDataset) or not has_methods(dataset, "__getitems__")):
         return None
 
     def whole_batches(start: resumable.ResumePoint | None = None) -> Iterator[Any]:
@@ -246,7 +247,7 @@ class _Rows:
 def _index_batches(loader: DataLoader[Any]) -> Iterator[Tensor | _Span]:
     """Yield the indices of each batch in the loader's order, drawing what its samplers would draw."""
     batch_sampler: Any = loader.batch_sampler
-    sampler = getattr(batch_sampler, "sampler", None)
+    sampler = attribute(batch_sampler, "sampler")
     plain = type(batch_sampler) is BatchSampler
     if plain and type(sampler) is SequentialSampler and len(sampler) <= len(loader.dataset):  # type: ignore[arg-type]
         total, size = len(sampler), batch_sampler.batch_size

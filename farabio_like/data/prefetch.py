@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from ..duck_typing import has_methods
 from . import batches
 
 
@@ -71,15 +72,16 @@ def _arrive(waiting: list[Any], stream: torch.cuda.Stream, device: torch.device)
 
 def tensors_in(batch: Any) -> Iterator[Any]:
     """Yield the tensors of a batch, and objects that know their streams themselves."""
-    if isinstance(batch, Tensor) or callable(getattr(batch, "record_stream", None)):
+    kind = type(batch)
+    if issubclass(kind, Tensor) or has_methods(batch, "record_stream"):
         yield batch
         return
     parts: Iterable[Any] = ()
-    if isinstance(batch, (list, tuple)):
+    if issubclass(kind, (list, tuple)):
         parts = batch
-    elif isinstance(batch, Mapping):
+    elif issubclass(kind, Mapping):
         parts = batch.values()
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+    elif dataclasses.is_dataclass(kind):
         parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
     for part in parts:
         yield from tensors_in(part)

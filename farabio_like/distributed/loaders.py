@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 
 from .. import data
 from ..data.loaders import NOTHING
+from ..duck_typing import attribute, is_a
 from . import ddp, fsdp, process_group
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     shard_loaders(trainer)
     if name != "train":
         ddp.sync_buffers(trainer)
-    sampler = getattr(loader, "sampler", None)
+    sampler = attribute(loader, "sampler")
     if name == "train" and isinstance(sampler, DistributedSampler):
         sampler.set_epoch(trainer._epoch)
     return getattr(trainer, f"{name}_loader")
@@ -203,11 +204,12 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
     """
     training = name == "train"
     together = training or fsdp.are_in(trainer)
-    sampler = getattr(getattr(trainer, f"{name}_loader"), "batch_sampler", None)
-    before = getattr(sampler, "plan", None)
+    sampler: Any = attribute(getattr(trainer, f"{name}_loader"), "batch_sampler")
+    planned = is_a(sampler, RankBatchSampler)
+    before = sampler.plan if planned else None
     iterator = iter(items)
     item = next(iterator, NOTHING)
-    plan: Any = getattr(sampler, "plan", None)
+    plan: Any = sampler.plan if planned else None
     if training:
         for _ in range(trainer._run_state.progress.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before

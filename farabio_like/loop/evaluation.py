@@ -11,6 +11,7 @@ import torch
 from .. import components
 from ..callbacks.dispatch import fire
 from ..data.loaders import NOTHING
+from ..duck_typing import has_methods
 from ..rng import preserved_rng
 from . import error_notes
 from .batch import BATCH_ATTRIBUTES
@@ -83,6 +84,6 @@ def averaged_weights(trainer: ConvnetTrainer) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if trainer._run_state.item is NOTHING:
             for callback in components.each(trainer.callbacks, list, tuple):
-                if hasattr(callback, "applied"):
+                if has_methods(callback, "applied"):
                     stack.enter_context(callback.applied(trainer))
         yield

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..duck_typing import attribute, has_methods, has_state
 from ..errors import HookError
 from .running import _OWN_RECORDS
 
@@ -28,14 +29,14 @@ class MetricObjects:
         self.metrics = {name: m for name, m in given.items() if not isinstance(m, _OWN_RECORDS)}
         self.updated = False
         for name, metric in self.metrics.items():
-            missing = [method for method in ("update", "compute", "reset") if not callable(getattr(metric, method, 0))]
+            missing = [method for method in ("update", "compute", "reset") if not callable(attribute(metric, method))]
             if missing:
                 raise HookError(
                     f"self.metrics[{name!r}] is a {type(metric).__name__} without {', '.join(missing)}; give a "
                     "torchmetrics object (pip install torchmetrics), or put a number into self.batch_metrics."
                 )
             metric.reset()
-            if hasattr(metric, "to"):
+            if has_methods(metric, "to"):
                 metric.to(device)
 
     def update(self, prediction: Any, target: Any) -> None:
@@ -48,7 +49,7 @@ class MetricObjects:
     def used(self) -> dict[str, Any]:
         """Return the metrics to which anything was added."""
         # A step without outputs may have updated a metric by itself.
-        return {name: m for name, m in self.metrics.items() if self.updated or getattr(m, "update_called", False)}
+        return {name: m for name, m in self.metrics.items() if self.updated or attribute(m, "update_called") is True}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was added so far: the states of torchmetrics objects, the ``state_dict`` of others."""
@@ -60,7 +61,7 @@ class MetricObjects:
                     key: {"count": part._update_count, "values": {n: getattr(part, n) for n in part._defaults}}
                     for key, part in parts.items()
                 }
-            elif hasattr(metric, "state_dict"):
+            elif has_state(metric):
                 found[name] = metric.state_dict()
         return {"updated": self.updated, "metrics": found}
 
@@ -71,8 +72,8 @@ class MetricObjects:
             metric = self.metrics.get(name)
             for key, part in _torchmetrics(metric).items():
                 part._update_count, part._computed = values[key]["count"], None
-                for attribute, value in values[key]["values"].items():
-                    setattr(part, attribute, _to(value, part.device))
+                for field, value in values[key]["values"].items():
+                    setattr(part, field, _to(value, part.device))
             if metric is not None and not _torchmetrics(metric):
                 metric.load_state_dict(values)
 
@@ -89,7 +90,11 @@ class MetricObjects:
 def _torchmetrics(metric: Any) -> dict[str, Any]:
     """Return the torchmetrics objects in a metric: itself, or the parts of a collection."""
     modules = metric.named_modules() if isinstance(metric, torch.nn.Module) else ()
-    return {name: part for name, part in modules if hasattr(part, "_defaults") and hasattr(part, "_update_count")}
+    return {
+        name: part
+        for name, part in modules
+        if type(attribute(part, "_update_count")) is int and isinstance(attribute(part, "_defaults"), dict)
+    }
 
 
 def _to(value: Any, device: torch.device) -> Any:

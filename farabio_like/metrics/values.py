@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..duck_typing import has_methods
+
 _HIGHER_IS_BETTER = {
     *("acc", "accuracy", "ap", "auc", "auroc", "dice", "f1", "fscore", "iou", "jaccard", "kappa", "map", "mcc", "miou"),
     *("precision", "psnr", "r2", "recall", "score", "sensitivity", "specificity", "ssim"),
@@ -44,4 +46,4 @@ def _plain(value: Any) -> Any:
         value = value.detach()
         return value.item() if value.numel() == 1 else value.tolist()
     # numpy's scalars are no plain data, although np.float64 is a float.
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if has_methods(value, "tolist") else value

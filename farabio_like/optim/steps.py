@@ -18,6 +18,7 @@ from .. import components, data
 from ..checks import loss as loss_checks
 from ..checks import settings as setting_checks
 from ..distributed import ddp
+from ..duck_typing import attribute
 from ..errors import ConfigError, HookError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Stepping:
         self._update_scalers()
         if moved and trainer.scheduler is not None and trainer._scheduler_step == "step":
             for scheduler in components.each(trainer.scheduler):
-                owner = getattr(scheduler, "optimizer", None)
+                owner = attribute(scheduler, "optimizer")
                 # One that is not known to belong to another optimizer moves with any.
                 if not any(owner is part for part in every.values()) or any(owner is part for part in moved):
                     scheduler.step()

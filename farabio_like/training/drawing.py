@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import components, distributed, plots, report
+from ..duck_typing import attribute
 from ..rundir import layout
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def draw_run(trainer: ConvnetTrainer) -> None:
 
 def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
     state = trainer._run_state
-    named = [getattr(callback, "class_names", None) for callback in components.each(trainer.callbacks, list)]
-    class_names = next((names for names in named if names), None)
+    named = [attribute(callback, "class_names") for callback in components.each(trainer.callbacks, list, tuple)]
+    class_names = next((names for names in named if isinstance(names, (list, tuple)) and names), None)
     best = state.best[3] if state.best else None
     try:
         plots.save(plots.curves(state.history, best), folder / layout.PLOTS / layout.CURVES)

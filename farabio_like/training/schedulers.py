@@ -8,6 +8,7 @@ import torch
 
 from .. import components
 from ..checks import hooks
+from ..duck_typing import attribute, has_methods
 from ..errors import ConfigError
 from .best import monitored
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 def schedulers_of(trainer: ConvnetTrainer) -> list[Any]:
     """Return the schedulers of a trainer that can be stepped."""
-    return [s for s in components.each(trainer.scheduler) if callable(getattr(s, "step", None))]
+    return [s for s in components.each(trainer.scheduler) if has_methods(s, "step")]
 
 
 def position_of(scheduler: Any) -> int:
     """Return how often a scheduler was stepped."""
-    return getattr(scheduler, "last_epoch", 0)
+    return attribute(scheduler, "last_epoch", 0)
 
 
 def step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:

@@ -11,9 +11,8 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
 from workers import Base, weights
 
-from farabio_like import distributed
+from farabio_like import checkpoint, distributed
 from farabio_like.callbacks import EMA, GradientNorm
-from farabio_like.checkpoint import files
 from farabio_like.components import dtensor
 from farabio_like.distributed import fsdp
 from farabio_like.errors import CheckpointError, ConfigError
@@ -76,7 +75,7 @@ def resuming():
 def killed():
     """Train as `saving` does; the first time a rank dies in its third save, before or after the shards are written."""
     if distributed.restarts() == 0:
-        where, name = (files, "save") if os.environ["KILL"] == "rank 0" else (FileSystemWriter, "write_data")
+        where, name = (checkpoint, "save") if os.environ["KILL"] == "rank 0" else (FileSystemWriter, "write_data")
         if os.environ["KILL"] == f"rank {distributed.rank()}":
             die_in_third_call(where, name)
     torch.manual_seed(0)
