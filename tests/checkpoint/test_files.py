@@ -489,7 +489,7 @@ def test_saving_without_a_place_names_one():
 
 
 def train_with_little_room():
-    trainer = Tiny({"_num_epochs": 5, "_logdir": "runs"})
+    trainer = Tiny({"_num_epochs": 5, "_logdir": "runs", "_save_epoch": 1})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill():

@@ -300,7 +300,7 @@ class Slow(Tiny):
     def on_end_training_batch(self):
         print(self.step, flush=True)
         time.sleep(0.5 if self.step > 3 else 0)
-Slow({"_logdir": "runs", "_num_epochs": 1000}).train()
+Slow({"_logdir": "runs", "_num_epochs": 1000, "_save_epoch": 1}).train()
 """
 
     class Slow(Tiny):
@@ -330,7 +330,8 @@ def test_a_run_from_an_older_file_that_is_killed_before_its_first_save_goes_on_f
     class Older(Tensors):
         def define_misc_attr(self):
             super().define_misc_attr()
-            self._save_steps, self._monitor, self._monitor_mode = None, "loss", "max"  # the first epoch is the best
+            self._save_steps, self._save_epoch = None, 1
+            self._monitor, self._monitor_mode = "loss", "max"  # the first epoch is the best
 
         def on_train_epoch_start(self):
             if self.epoch == 3 and 3 not in seen:

@@ -454,7 +454,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_anything_is_saved(bad, tm
             return super().compute_loss() * (bad if self.epoch == 2 and self.model.training else 1.0)
 
     trainer = Diverges()
-    trainer._logdir = tmp_path
+    trainer._logdir, trainer._save_epoch = tmp_path, 1
     with pytest.raises(NonFiniteError, match="in epoch 2, at step 3, is (nan|inf), with lr .*1 of|2 of 2 parameters"):
         trainer.train()
     good = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
