@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import farabio_like  # noqa: E402
 import farabio_like.callbacks  # noqa: E402
+import farabio_like.models.segmentation  # noqa: E402
 
 project = "farabio_like"
 author = "farabio_like developers"
@@ -67,9 +68,11 @@ class CallbackRole(XRefRole):
 
 
 def link_by_public_name(app, env, node, contnode):
-    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`."""
+    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`, `Unet`."""
     target = node.get("reftarget", "")
     modules = {callback.__name__: callback.__module__ for callback in shipped_callbacks()}
+    networks = farabio_like.models.segmentation
+    modules.update((name, getattr(networks, name).__module__) for name in networks.__all__)
     for full in (f"farabio_like.{target}", f"{modules.get(target.partition('.')[0], '')}.{target}"):
         found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
         if found is not None:
