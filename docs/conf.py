@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import farabio_like  # noqa: E402
 import farabio_like.callbacks  # noqa: E402
 import farabio_like.losses  # noqa: E402
+import farabio_like.models.segmentation  # noqa: E402
 from farabio_like.config.settings import DEFINITIONS  # noqa: E402
 
 project = "farabio_like"
@@ -76,10 +77,11 @@ class CallbackRole(XRefRole):
 
 
 def link_by_public_name(app, env, node, contnode):
-    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`, `DiceLoss`."""
+    """Find what is written as users import it: `ConvnetTrainer.train`, `EMA`, `DiceLoss`, `Unet`."""
     target = node.get("reftarget", "")
     modules = {callback.__name__: callback.__module__ for callback in shipped_callbacks()}
-    modules.update((name, getattr(farabio_like.losses, name).__module__) for name in farabio_like.losses.__all__)
+    for package in (farabio_like.losses, farabio_like.models.segmentation):
+        modules.update((name, getattr(package, name).__module__) for name in package.__all__)
     for full in (f"farabio_like.{target}", f"{modules.get(target.partition('.')[0], '')}.{target}"):
         found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
         if found is not None:

@@ -211,7 +211,7 @@ def fit(features: Tensor, size: list[int]) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (N, C, *size).
+        Shape (N, C, H, W) or (N, C, D, H, W), of the size.
     """
     missing: list[int] = []
     for dim, length in enumerate(size):

@@ -165,7 +165,7 @@ class BackboneEncoder(EncoderSpec):
     Raises
     ------
     ConfigError
-        For features that are no images of ever larger strides.
+        For features that are no images, or whose strides fall.
 
     Examples
     --------
@@ -182,13 +182,10 @@ class BackboneEncoder(EncoderSpec):
             module.training = mode
         strides = [max(1, PROBE // shape[-1]) for shape in shapes]
         grids = [(PROBE // stride,) * dims for stride in strides]
-        rising = all(
-            stride % finer == 0 and stride > finer for finer, stride in zip(strides, strides[1:], strict=False)
-        )
-        if not rising or any(shape[2:] != grid for shape, grid in zip(shapes, grids, strict=True)):
+        if any(shape[2:] != grid for shape, grid in zip(shapes, grids, strict=True)):
             raise ConfigError(
                 f"{type(backbone).__name__} gives features of the shapes {shapes} for an image of {PROBE} pixels a "
-                "side; expected (1, channels, height, width) with strides that rise, each a multiple of the one before."
+                "side; expected (1, channels, height, width), the size divided by a stride."
             )
         super().__init__([shape[1] for shape in shapes], strides)
         self.backbone = backbone

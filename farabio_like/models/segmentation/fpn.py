@@ -94,8 +94,9 @@ class FPNDecoder(DecoderSpec):
 class FPNHead(HeadSpec):
     """Convolves and upsamples every level up to the finest one, adds them, and classifies the sum.
 
-    A level of twice the stride has one 3x3 convolution unit and upsampling more (Kirillov et al. 2019, figure 3). The
-    logits are interpolated from the finest level to the image's size.
+    A level of twice the stride has one doubling more, and a 3x3 convolution unit before each (Kirillov et al. 2019,
+    figure 3). The last doubling is linear, so it is done once, of the sum of all levels but the finest. The logits are
+    interpolated from there to the image's size.
 
     Parameters
     ----------
@@ -125,28 +126,41 @@ class FPNHead(HeadSpec):
     ) -> None:
         at_least(1, num_classes=num_classes, channels=channels)
         super().__init__(num_classes)
-        self.branches = nn.ModuleList(
+        if in_strides[0] in in_strides[1:]:
+            raise ConfigError(
+                f"FPNHead of levels of the strides {list(in_strides)}; expected one level of the smallest. Use "
+                "ConvHead."
+            )
+        self.finest = ConvUnit(in_channels[0], channels, 3, dims, norm)
+        self.coarser = nn.ModuleList(
             _branch(width, channels, doublings(stride // in_strides[0]), dims, upsample, norm)
-            for width, stride in zip(in_channels, in_strides, strict=True)
+            for width, stride in zip(in_channels[1:], in_strides[1:], strict=True)
         )
+        self.upsample = Upsample(channels, channels, 2, upsample, dims, smooth=True)
         self.logits = ConvHead([channels], in_strides[:1], num_classes, dims)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits of the image's size."""
-        size = list(features[0].shape[2:])
-        merged = features[0]
-        for index, branch in enumerate(self.branches):
-            level = fit(branch(features[index]), size)
-            merged = level if index == 0 else merged + level
+        merged = self.finest(features[0])
+        size = list(merged.shape[2:])
+        half = [(length + 1) // 2 for length in size]
+        coarse: list[Tensor] = []
+        for index, branch in enumerate(self.coarser):
+            level = fit(branch(features[index + 1]), half)
+            coarse = [level if index == 0 else coarse[0] + level]
+        if len(coarse) > 0:
+            merged = merged + fit(self.upsample(coarse[0]), size)
         return self.logits([merged])
 
 
-def _branch(in_channels: int, channels: int, steps: int, dims: int, upsample: str, norm: str) -> nn.Sequential:
+def _branch(in_channels: int, channels: int, units: int, dims: int, upsample: str, norm: str) -> nn.Sequential:
+    """Return so many convolution units with a doubling between each two."""
     layers: list[nn.Module] = [ConvUnit(in_channels, channels, 3, dims, norm)]
-    for step in range(steps):
-        if step > 0:
-            layers.append(ConvUnit(channels, channels, 3, dims, norm))
-        layers.append(Upsample(channels, channels, 2, upsample, dims, smooth=True))
+    for _ in range(units - 1):
+        layers += [
+            Upsample(channels, channels, 2, upsample, dims, smooth=True),
+            ConvUnit(channels, channels, 3, dims, norm),
+        ]
     return nn.Sequential(*layers)
 
 

@@ -153,7 +153,7 @@ def _check_features(part: Part, features: list[Tensor], size: list[int], enlarge
     A stride that does not divide the size may round it up, as a padded convolution does, or down, as pooling does; what
     was enlarged afterwards is as much larger or smaller.
     """
-    if torch.compiler.is_compiling():  # or every size would become a condition of the compiled code
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # or every size would become a condition of that code
         return
     if len(features) != len(part.out_channels):
         raise DataError(

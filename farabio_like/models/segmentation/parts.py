@@ -47,8 +47,26 @@ class Part(nn.Module):
 class EncoderSpec(Part):
     """Makes features of an image. Subclass it to bring a backbone.
 
-    The strides rise from feature to feature, each a multiple of the one before.
+    Parameters
+    ----------
+    out_channels : sequence of int
+        Of every feature, the finest first.
+    out_strides : sequence of int
+        In the same order; each a multiple of the one before, or equal to it.
+
+    Raises
+    ------
+    ConfigError
+        For other strides.
     """
+
+    def __init__(self, out_channels: Sequence[int], out_strides: Sequence[int]) -> None:
+        super().__init__(out_channels, out_strides)
+        if any(coarse % fine for fine, coarse in zip(self.out_strides, self.out_strides[1:], strict=False)):
+            raise ConfigError(
+                f"{type(self).__name__} has out_strides={self.out_strides}; expected the finest feature first, and "
+                "each stride a multiple of the one before, as in [2, 4, 8]."
+            )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Make the features.

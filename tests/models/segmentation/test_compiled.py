@@ -4,7 +4,7 @@ import pytest
 import torch
 import tqdm
 
-from .nets import ALL, make
+from .nets import ALL, PLAIN, RESNET, make
 
 COMPILE = """
 import sys
@@ -20,6 +20,10 @@ with torch.no_grad():
 """
 
 
+def slow(names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize("name", ALL)
 def test_scripted(name):
@@ -31,7 +35,7 @@ def test_scripted(name):
         assert torch.allclose(scripted.eval()(image), network.eval()(image), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*PLAIN, *slow(RESNET)])
 def test_exported_with_any_batch(name):
     network = make(name).eval()
     batch = torch.export.Dim("batch")
@@ -42,9 +46,7 @@ def test_exported_with_any_batch(name):
             assert torch.allclose(exported(images), network(images), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ("Unet", "ResnetFPNUnet") else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
-)
+@pytest.mark.parametrize("name", ["Unet", *slow(name for name in ALL if name != "Unet")])
 def test_traced_by_the_compiler(name, monkeypatch):
     monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)  # the compiler's bar would start a thread
     network, image = make(name).eval(), torch.rand(2, 3, 65, 50)

@@ -144,10 +144,40 @@ def test_a_backbone_is_measured_without_a_trace():
     assert len(encoder(torch.rand(2, 3, 8, 8))) == 2
 
 
-@pytest.mark.parametrize("sides", [(4, 2), (2, 2), (2, 3), (2, 5)])
-def test_backbones_that_are_no_encoder(sides):
-    with pytest.raises(ConfigError, match="Backbone gives features of the shapes .* expected .* strides that rise"):
+@pytest.mark.parametrize("sides", [(4, 2), (2, 3), (2, 5)])
+def test_strides_that_do_not_rise_by_whole_factors(sides):
+    with pytest.raises(
+        ConfigError, match=r"BackboneEncoder has out_strides=\[., .\]; expected the finest feature first"
+    ):
         BackboneEncoder(Backbone(*sides))
+
+
+def test_a_backbone_whose_channels_come_last():
+    backbone = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 96, 1), Permute())
+    with pytest.raises(
+        ConfigError, match=r"Sequential gives features of the shapes \[\(1, 32, 32, 96\)\] for an image"
+    ):
+        BackboneEncoder(backbone)
+
+
+class Permute(nn.Module):
+    def forward(self, features):
+        return [features.permute(0, 2, 3, 1)]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_backbone_with_equal_strides(decoder):
+    encoder = BackboneEncoder(Backbone(2, 4, 4))
+    assert encoder.out_strides == [2, 4, 4]
+    assert composed(encoder, decoder, DECODERS[decoder])(torch.rand(2, 3, 33, 47)).shape == (2, 2, 33, 47)
+    encoder = BackboneEncoder(Backbone(4, 4))
+    if decoder is not FPNDecoder:
+        assert composed(encoder, decoder, DECODERS[decoder])(torch.rand(2, 3, 33, 47)).shape == (2, 2, 33, 47)
+        return
+    with pytest.raises(
+        ConfigError, match=r"FPNHead of levels of the strides \[4, 4\]; expected one level of the smallest"
+    ):
+        composed(encoder, decoder, DECODERS[decoder])
 
 
 def test_parts_that_do_not_tell_what_they_give():
@@ -168,6 +198,20 @@ def test_parts_that_do_not_tell_what_they_give():
     encoder.forward = lambda image: [image]
     with pytest.raises(DataError, match=r"OwnEncoder gave 1 features; expected 2, one for each of its out_channels="):
         composed(encoder)(torch.rand(2, 3, 32, 33))
+
+
+def test_the_head_of_a_pyramid_adds_all_levels_at_the_finest_size():
+    head = FPNHead([8, 8, 8], [2, 4, 16], num_classes=3, channels=6).eval()
+    levels = [torch.rand(2, 8, side, side) for side in (32, 16, 4)]
+
+    def enlarged(features, factor):
+        return nn.functional.interpolate(features, scale_factor=factor, mode="bilinear")
+
+    middle, (first, _, second, _, third) = head.coarser[0][0], head.coarser[1]
+    coarse = third(enlarged(second(enlarged(first(levels[2]), 2)), 2))
+    merged = head.finest(levels[0]) + enlarged(middle(levels[1]), 2) + enlarged(coarse, 2)
+    expected = enlarged(head.logits.layers[0](merged), 2)
+    assert torch.allclose(head(levels), expected, atol=1e-5)
 
 
 def test_a_head_that_stays_too_small():
