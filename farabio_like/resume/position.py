@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, components, rng
-from ..callbacks import dispatch
 from ..checkpoint import objects as user_objects
 from ..data import resumable
 from ..optim import state as step_state
-from .attributes import attributes, loaders
+from .attributes import attributes, averages_weights, loaders
 from .capture import callback_states
 from .restore import load_parts, load_records
 
@@ -114,7 +113,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
 def _records(trainer: ConvnetTrainer) -> list[list[Any]]:
     """Return copies of the callbacks' states; averages of weights, which are large, do not change in an evaluation."""
     return [
-        [name, values if hasattr(dispatch.innermost(callback), "model_state") else checkpoint.snapshot(values)]
+        [name, values if averages_weights(callback) else checkpoint.snapshot(values)]
         for callback, (name, values) in zip(
             components.each(trainer.callbacks, list, tuple), callback_states(trainer), strict=True
         )

@@ -14,7 +14,7 @@ from .. import components, distributed, rng
 from ..callbacks import dispatch
 from ..callbacks.metric import MetricCallback
 from ..checkpoint import objects as user_objects
-from ..components import dtensor
+from ..components import dtensor, inventory
 from ..distributed import fsdp
 from ..errors import CheckpointError
 from ..metrics.running import merged_means
@@ -149,7 +149,7 @@ def load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], weights_only: boo
 
 
 def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
-    there = components_of(trainer, saved) if saved else {}
+    there = components_of(trainer, inventory.take(trainer), saved) if saved else {}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
         trainer._run_state.console.once(
