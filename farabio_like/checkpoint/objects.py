@@ -12,10 +12,10 @@ import inspect
 import io
 import random
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +24,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import packages
 from ..callbacks.base import Callback
+from ..components.inventory import behind
 from ..config.config import Config
+from ..duck_typing import attribute, has_state, is_a, own_attributes
 from .plain import PLAIN, is_plain
 
 LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume.attributes`
 MOST_PARTS = 10_000  # of a list or dict that holds more than plain data
 DEEPEST = 6
 _NO_RECORDS = (Dataset, DataLoader, Sampler, Callback, Config, BaseException, type)
+State = dict[str, Any]
 
 
-def capture(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[str, Any] | None:
+def capture(value: Any, known: set[int] | None = None, depth: int = 0) -> State | None:
     """Return the state of such an object as tensors and plain data, None for anything else.
+
+    NOTE: the first of `KINDS` that knows an object captures it, and the name of the kind is the first key of the
+    state: by it `fits` and `restore` find the kind again, in files of any age. The class alone says of what kind an
+    object is, see `duck_typing`: what hangs on a trainer may answer to any name.
 
     Parameters
     ----------
@@ -42,76 +49,292 @@ def capture(value: Any, known: set[int] | None = None, depth: int = 0) -> dict[s
     known : set of int
         The ids of objects that are stored otherwise, and of those that were met before: each is stored once.
     depth : int
-        How many objects hold this one; large tensors and arrays have a state only where none does.
+        How many objects hold this one; large tensors and arrays have a state only where none does. Plain data has one
+        only where something holds it: a trainer's own is stored as it is.
     """
     known = set() if known is None else known
-    if id(value) in known or depth > DEEPEST:
+    if depth and is_plain(value):
+        return _PLAIN.capture(value, known, depth)
+    if id(value) in known or id(behind(value)) in known or depth > DEEPEST:
         return None
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
-            return None
-        trained = value.is_leaf and value.requires_grad
-        if depth and is_large(value) and not trained:
-            return None
-        return {"tensor": value.detach(), "device": value.device.type}
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufc" or (depth and is_large(value)):
-            return None
-        # As bytes: torch has no unsigned integers of every width.
-        return {"array": value.tobytes(), "dtype": value.dtype.str, "shape": list(value.shape)}
-    if isinstance(value, torch.Generator):
-        return {"generator": value.get_state()}
-    if type(value) is random.Random:
-        version, words, gauss = value.getstate()
-        return {"random": [version, list(words), gauss]}
-    if isinstance(value, np.random.Generator):
-        return {"numpy": _lists(value.bit_generator.state)}
-    if isinstance(value, np.random.RandomState):
-        return {"numpy": _lists(value.get_state(legacy=False))}
-    if type(value) in _COLLECTIONS and len(value) <= LARGEST // 10:
-        parts = list(value.items()) if isinstance(value, dict) else list(value)
-        if is_plain(parts):
-            return {type(value).__name__: parts}
-    if type(value) in _CONTAINERS and len(value) <= MOST_PARTS and not is_plain(value):
+    kind = next((kind for kind in KINDS if kind.is_one(value, depth)), None)
+    return None if kind is None else kind.capture(value, known, depth)
+
+
+def fits(value: Any, state: State) -> bool:
+    """Return whether all of a state can be given to an object as it was built: see `restore`."""
+    kind = _KIND_OF.get(next(iter(state)))
+    return kind is not None and kind.fits(value, state)
+
+
+def restore(value: Any, state: State, device: torch.device) -> Any:
+    """Return `value` with a state that `fits` it; what an optimizer or a loader may hold is changed in place."""
+    return _KIND_OF[next(iter(state))].restore(value, state, device)
+
+
+# ---------------------------------------------------------------- the kinds
+
+
+class Kind(NamedTuple):
+    """What becomes of one kind of objects. What `restore` gives is a copy: a state may be given back once more."""
+
+    name: str
+    is_one: Callable[[Any, int], bool]  # of an object, held by so many others
+    capture: Callable[[Any, set[int], int], State | None]  # its state: the name first; None if this one has none
+    fits: Callable[[Any, State], bool]
+    restore: Callable[[Any, State, torch.device], Any]
+
+
+def _instance(*classes: type) -> Callable[[Any, Any], bool]:
+    return lambda value, _: is_a(value, classes)
+
+
+def _any_place(value: Any, state: State) -> bool:
+    return True
+
+
+def _capture_plain(value: Any, known: set[int], depth: int) -> State:
+    return {"plain": value}
+
+
+def _restore_plain(value: Any, state: State, device: torch.device) -> Any:
+    return copy.deepcopy(state["plain"])
+
+
+def _capture_tensor(value: Tensor, known: set[int], depth: int) -> State | None:
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
+        return None
+    trained = value.is_leaf and value.requires_grad
+    if depth and is_large(value) and not trained:
+        return None
+    return {"tensor": value.detach(), "device": value.device.type}
+
+
+def _restore_tensor(value: Any, state: State, device: torch.device) -> Any:
+    content = state["tensor"]
+    if is_a(value, Tensor) and value.is_leaf and value.requires_grad and value.shape == content.shape:
+        with torch.no_grad():
+            value.copy_(content)
+        return value
+    return content.clone() if state["device"] == "cpu" else content.to(device, copy=True)
+
+
+def _capture_array(value: np.ndarray, known: set[int], depth: int) -> State | None:
+    if value.dtype.kind not in "biufc" or (depth and is_large(value)):
+        return None
+    # As bytes: torch has no unsigned integers of every width.
+    return {"array": value.tobytes(), "dtype": value.dtype.str, "shape": list(value.shape)}
+
+
+def _restore_array(value: Any, state: State, device: torch.device) -> Any:
+    return np.frombuffer(state["array"], state["dtype"]).reshape(state["shape"]).copy()
+
+
+def _capture_generator(value: torch.Generator, known: set[int], depth: int) -> State:
+    return {"generator": value.get_state()}
+
+
+def _restore_generator(value: torch.Generator, state: State, device: torch.device) -> Any:
+    value.set_state(state["generator"].clone())
+    return value
+
+
+def _capture_random(value: random.Random, known: set[int], depth: int) -> State:
+    version, words, gauss = value.getstate()
+    return {"random": [version, list(words), gauss]}
+
+
+def _restore_random(value: random.Random, state: State, device: torch.device) -> Any:
+    version, words, gauss = state["random"]
+    value.setstate((version, tuple(words), gauss))
+    return value
+
+
+_NUMPY = (np.random.Generator, np.random.RandomState)
+
+
+def _capture_numpy(value: Any, known: set[int], depth: int) -> State:
+    legacy = is_a(value, np.random.RandomState)
+    return {"numpy": _lists(value.get_state(legacy=False) if legacy else value.bit_generator.state)}
+
+
+def _restore_numpy(value: Any, state: State, device: torch.device) -> Any:
+    if is_a(value, np.random.RandomState):
+        value.set_state(_arrays(copy.deepcopy(state["numpy"])))
+    else:
+        value.bit_generator.state = _arrays(copy.deepcopy(state["numpy"]))
+    return value
+
+
+_COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
+
+
+def _contents(value: Any) -> list[Any]:
+    return list(value.items()) if isinstance(value, dict) else list(value)
+
+
+def _collection(cls: Any) -> Kind:
+    """Return the kind of collections of this class with nothing but plain data in them."""
+    name = cls.__name__
+
+    def is_one(value: Any, depth: int) -> bool:
+        return type(value) is cls and len(value) <= LARGEST // 10 and is_plain(_contents(value))
+
+    def restore_one(value: Any, state: State, device: torch.device) -> Any:
+        parts = copy.deepcopy(state[name])
+        value.clear()
+        if cls is collections.deque:
+            value.extend(parts)
+        else:  # a Counter would count the pairs
+            value.update(dict(parts) if issubclass(cls, dict) else parts)
+        return value
+
+    def capture_one(value: Any, known: set[int], depth: int) -> State:
+        return {name: _contents(value)}
+
+    return Kind(name, is_one, capture_one, lambda value, state: type(value) is cls, restore_one)
+
+
+def _container(name: str, classes: tuple[type, ...], put: Callable[[Any, dict[Any, Any]], Any]) -> Kind:
+    """Return the kind of containers of these classes that may hold tensors and records; `put` gives them their parts.
+
+    Their state has a pair for each part, with None for one that has no state.
+    """
+
+    def is_one(value: Any, depth: int) -> bool:
+        return type(value) in classes and len(value) <= MOST_PARTS and not is_plain(value)
+
+    def capture_parts(value: Any, known: set[int], depth: int) -> State | None:
         known.add(id(value))
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         if not all(type(key) in PLAIN for key, _ in pairs):
             return None
-        states = [[key, _part(part, known, depth + 1)] for key, part in pairs]
-        return {_CONTAINERS[type(value)]: states} if any(state is not None for _, state in states) else None
-    if depth and not isinstance(value, type) and has_state(value):
-        known.add(id(value))
-        state = dict(value.state_dict())
-        return {"part": state} if _is_storable(state) else None
-    if is_record(value):
-        known.add(id(value))
-        states = [[name, _part(part, known, depth + 1)] for name, part in _fields(value).items()]
-        stored = [pair for pair in states if pair[1] is not None]
-        return {"fields": stored, "class": type(value).__qualname__} if stored else None
-    return None
+        states = [[key, capture(part, known, depth + 1)] for key, part in pairs]
+        return {name: states} if any(state is not None for _, state in states) else None
+
+    def fits_parts(value: Any, state: State) -> bool:
+        if name == "queue" and not is_a(value, collections.deque):
+            return False
+        held = _held(value, name)
+        return all(key in held if part is None else fits(held.get(key), part) for key, part in state[name])
+
+    def restore_parts(value: Any, state: State, device: torch.device) -> Any:
+        held = _held(value, name)
+        parts = {key: held[key] if p is None else restore(held.get(key), p, device) for key, p in state[name]}
+        return put(value, parts)
+
+    return Kind(name, is_one, capture_parts, fits_parts, restore_parts)
 
 
-def _part(value: Any, known: set[int], depth: int) -> dict[str, Any] | None:
-    return {"plain": value} if is_plain(value) else capture(value, known, depth)
+def _held(value: Any, name: str) -> dict[Any, Any]:
+    """Return the parts of a container, by key or position; none of something else."""
+    if name == "dict":
+        return dict(value) if is_a(value, dict) else {}
+    return dict(enumerate(value)) if is_a(value, (list, tuple, collections.deque)) else {}
 
 
-def has_state(value: Any) -> bool:
-    """Return whether an object gives its state and takes it back."""
-    try:
-        return all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))
-    except Exception:  # of a __getattr__ of the user's, a KeyError say
-        return False
+def _put_dict(value: Any, parts: dict[Any, Any]) -> Any:
+    there = value if is_a(value, dict) else {}
+    there.clear()
+    there.update(parts)
+    return there
+
+
+def _put_list(value: Any, parts: dict[Any, Any]) -> Any:
+    if not is_a(value, list):
+        return list(parts.values())
+    value[:] = parts.values()
+    return value
+
+
+def _put_tuple(value: Any, parts: dict[Any, Any]) -> Any:
+    return tuple(parts.values())
+
+
+def _put_queue(value: Any, parts: dict[Any, Any]) -> Any:
+    value.clear()
+    value.extend(parts.values())
+    return value
+
+
+def _capture_part(value: Any, known: set[int], depth: int) -> State | None:
+    known.add(id(value))
+    found = value.state_dict()
+    state = dict(found) if is_a(found, Mapping) else None
+    return {"part": state} if state is not None and _is_storable(state) else None
+
+
+def _takes_state(value: Any, state: State) -> bool:
+    return has_state(value)
+
+
+def _restore_part(value: Any, state: State, device: torch.device) -> Any:
+    value.load_state_dict(copy.deepcopy(state["part"]))
+    return value
+
+
+def _capture_record(value: Any, known: set[int], depth: int) -> State | None:
+    known.add(id(value))
+    states = [[name, capture(part, known, depth + 1)] for name, part in _fields(value).items()]
+    stored = [pair for pair in states if pair[1] is not None]
+    return {"fields": stored, "class": type(value).__qualname__} if stored else None
+
+
+def _record_fits(value: Any, state: State) -> bool:
+    there = type(value).__qualname__ == state["class"]
+    return there and all(fits(_field(value, name), part) for name, part in state["fields"])
+
+
+def _restore_record(value: Any, state: State, device: torch.device) -> Any:
+    own = own_attributes(value)
+    for name, part in state["fields"]:
+        found = restore(_field(value, name), part, device)
+        if own is not None:  # the class may be frozen, or have a property of the name
+            own[name] = found
+        else:
+            object.__setattr__(value, name, found)
+    return value
+
+
+_PLAIN = Kind("plain", lambda value, depth: is_plain(value), _capture_plain, _any_place, _restore_plain)
+KINDS = (
+    Kind("tensor", _instance(Tensor), _capture_tensor, _any_place, _restore_tensor),
+    Kind("array", _instance(np.ndarray), _capture_array, _any_place, _restore_array),
+    Kind("generator", _instance(torch.Generator), _capture_generator, _instance(torch.Generator), _restore_generator),
+    Kind(
+        "random",
+        lambda value, _: type(value) is random.Random,
+        _capture_random,
+        _instance(random.Random),
+        _restore_random,
+    ),
+    Kind("numpy", _instance(*_NUMPY), _capture_numpy, _instance(*_NUMPY), _restore_numpy),
+    *map(_collection, _COLLECTIONS),
+    _container("list", (list,), _put_list),
+    _container("tuple", (tuple,), _put_tuple),
+    _container("queue", (collections.deque,), _put_queue),
+    _container("dict", (dict, collections.OrderedDict, collections.defaultdict), _put_dict),
+    # Not of the trainer itself: those are its components.
+    Kind("part", lambda value, depth: depth > 0 and has_state(value), _capture_part, _takes_state, _restore_part),
+    Kind("fields", lambda value, _: is_record(value), _capture_record, _record_fits, _restore_record),
+)
+_KIND_OF = {kind.name: kind for kind in (_PLAIN, *KINDS)}
+
+
+# ---------------------------------------------------------------- records
 
 
 def is_record(value: Any) -> bool:
     """Return whether an object is a record: a dataclass or namespace, or of a class that no installed package has."""
-    if isinstance(value, _NO_RECORDS) or has_state(value):
+    kind: Any = type(value)
+    if issubclass(kind, _NO_RECORDS) or has_state(value):
         return False
-    if dataclasses.is_dataclass(value) or isinstance(value, (SimpleNamespace, argparse.Namespace)):
+    if dataclasses.is_dataclass(kind) or issubclass(kind, (SimpleNamespace, argparse.Namespace)):
         return True
-    if inspect.isroutine(value) or isinstance(value, Iterator) or type(getattr(value, "__dict__", None)) is not dict:
+    # Neither what works on the class that holds it, nor an iterator.
+    if hasattr(kind, "__get__") or issubclass(kind, Iterator) or own_attributes(value) is None:
         return False
-    return _is_own_class(type(value))  # type: ignore[arg-type]
+    return _is_own_class(kind)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -124,17 +347,26 @@ def _is_own_class(cls: type) -> bool:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return vars(value)
+    if not dataclasses.is_dataclass(type(value)):
+        return own_attributes(value) or {}
+    found = {field.name: attribute(value, field.name, _NOTHING) for field in dataclasses.fields(type(value))}
+    return {name: part for name, part in found.items() if part is not _NOTHING}
+
+
+def _field(value: Any, name: str) -> Any:
+    own = own_attributes(value) or {}
+    return own[name] if name in own else attribute(value, name)
+
+
+_NOTHING = object()  # in place of a field that was not set
+
+
+# ---------------------------------------------------------------- what has changed
 
 
 def is_large(value: Any) -> bool:
     """Return whether a value is a tensor or an array with many elements."""
-    return (isinstance(value, Tensor) and value.numel() > LARGEST) or (
-        isinstance(value, np.ndarray) and value.size > LARGEST
-    )
+    return (is_a(value, Tensor) and value.numel() > LARGEST) or (is_a(value, np.ndarray) and value.size > LARGEST)
 
 
 def digest(state: dict[str, Any]) -> Any:
@@ -222,102 +454,11 @@ def _has_memory(tensor: Tensor) -> bool:
 
 def is_iterator(value: Any) -> bool:
     """Return whether an object is an iterator, whose position nobody can ask for."""
-    return isinstance(value, Iterator) and not isinstance(value, io.IOBase)
+    # A weak reference has the methods of everything.
+    return is_a(value, Iterator) and not is_a(value, (io.IOBase, *weakref.ProxyTypes))
 
 
-def fits(value: Any, state: dict[str, Any]) -> bool:
-    """Return whether all of a state can be given to an object as it was built: see `restore`."""
-    kind, content = next(iter(state.items()))
-    if kind in ("tensor", "array", "plain"):
-        return True
-    if kind in ("dict", "list", "tuple", "queue"):
-        if kind == "queue" and not isinstance(value, collections.deque):
-            return False
-        held = _held(value, kind)
-        return all(key in held if part is None else fits(held.get(key), part) for key, part in content)
-    if kind == "fields":
-        there = type(value).__qualname__ == state["class"]
-        return there and all(fits(getattr(value, name, None), part) for name, part in content)
-    if kind == "part":
-        return has_state(value)
-    if kind == "generator":
-        return isinstance(value, torch.Generator)
-    if kind == "random":
-        return isinstance(value, random.Random)
-    if kind == "numpy":
-        return isinstance(value, (np.random.Generator, np.random.RandomState))
-    return type(value).__name__ == kind and type(value) in _COLLECTIONS
-
-
-def restore(value: Any, state: dict[str, Any], device: torch.device) -> Any:
-    """Return `value` with a state that `fits` it; what an optimizer or a loader may hold is changed in place."""
-    kind, content = next(iter(state.items()))
-    if kind == "tensor":
-        if isinstance(value, Tensor) and value.is_leaf and value.requires_grad and value.shape == content.shape:
-            with torch.no_grad():
-                value.copy_(content)
-            return value
-        return content.clone() if state["device"] == "cpu" else content.to(device)
-    if kind == "array":
-        return np.frombuffer(content, state["dtype"]).reshape(state["shape"]).copy()
-    content = copy.deepcopy(content)  # what is read may be given back once more
-    if kind == "generator":
-        value.set_state(content)
-    elif kind == "random":
-        value.setstate((content[0], tuple(content[1]), content[2]))
-    elif kind == "numpy":
-        if isinstance(value, np.random.RandomState):
-            value.set_state(_arrays(content))
-        else:
-            value.bit_generator.state = _arrays(content)
-    elif kind == "plain":
-        return content
-    elif kind in ("dict", "list", "tuple", "queue"):
-        held = _held(value, kind)
-        parts = {k: held[k] if part is None else restore(held.get(k), part, device) for k, part in content}
-        if kind == "dict":
-            there = value if isinstance(value, dict) else {}
-            there.clear()
-            there.update(parts)
-            return there
-        if kind == "queue":
-            value.clear()
-            value.extend(parts.values())
-            return value
-        if kind == "list" and isinstance(value, list):
-            value[:] = parts.values()
-            return value
-        return list(parts.values()) if kind == "list" else tuple(parts.values())
-    elif kind == "part":
-        value.load_state_dict(content)
-    elif kind == "fields":
-        for name, part in content:
-            found = restore(getattr(value, name, None), part, device)
-            if hasattr(value, "__dict__"):  # the class may be frozen, or have a property of the name
-                vars(value)[name] = found
-            else:
-                object.__setattr__(value, name, found)
-    else:
-        value.clear()
-        (value.extend if isinstance(value, collections.deque) else value.update)(content)
-    return value
-
-
-def _held(value: Any, kind: str) -> dict[Any, Any]:
-    """Return the parts of a container, by key or position; none of something else."""
-    if kind == "dict":
-        return dict(value) if isinstance(value, dict) else {}
-    return dict(enumerate(value)) if isinstance(value, (list, tuple, collections.deque)) else {}
-
-
-_COLLECTIONS = (set, collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
-# Those that may hold tensors and records, and the kinds of their states.
-_CONTAINERS: dict[type, str] = {
-    list: "list",
-    tuple: "tuple",
-    collections.deque: "queue",
-    **dict.fromkeys((dict, collections.OrderedDict, collections.defaultdict), "dict"),
-}
+# ---------------------------------------------------------------- plain data
 
 
 def _is_storable(state: Any) -> bool:

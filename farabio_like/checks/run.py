@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .. import components, data
+from ..components import inventory
+from ..components.inventory import Inventory
+from ..duck_typing import attribute, is_a, method
 from ..errors import ConfigError, DataError, HookError
 from .hooks import HOOKS, check_signatures, code_of, is_default, owner, reads, steps_schedulers
 from .loss import no_optimizer
@@ -68,8 +71,10 @@ def before_training(trainer: ConvnetTrainer) -> None:
         if is_default(trainer, "compute_loss"):
             _check_forward(trainer)
             _check_criterion(trainer)
-    _check_optimizers(trainer)
-    _announce_batch_of_one(trainer)
+    held = inventory.take(trainer)
+    _check_optimizers(trainer, held)
+    _check_schedulers(trainer, held)
+    _announce_batch_of_one(trainer, held)
 
 
 def _check_forward(trainer: ConvnetTrainer) -> None:
@@ -81,8 +86,8 @@ def _check_forward(trainer: ConvnetTrainer) -> None:
             f"{owner(trainer)} has the models {list(model)} and does not say how they follow each "
             "other. Write def forward(self): return self.model['head'](self.model['encoder'](self.inputs))."
         )
-    others = list(components.attribute_modules(trainer))
-    network = next((name for name in others if name != "criterion"), None)
+    others = inventory.take(trainer).modules
+    network = next((part.where for part in others if part.attribute != "criterion"), None)
     line = f"self.model = self.{network}, or override forward" if network else "self.model = MyNetwork()"
     raise HookError(f"{owner(trainer)}.build_model set no self.model, which the default forward calls. Write {line}.")
 
@@ -173,35 +178,31 @@ def check_one_loader(trainer: ConvnetTrainer, name: str) -> None:
         )
 
 
-def _check_optimizers(trainer: ConvnetTrainer) -> None:
-    modules = list(components.attribute_modules(trainer).values())
-    known = {id(p) for module in modules for p in module.parameters()}
-    for value in vars(trainer).values():
-        parts = value if isinstance(value, (list, tuple)) else components.each(value)
-        known |= {id(part) for part in parts if isinstance(part, torch.Tensor)}
-    held: set[int] = set()
+def _check_optimizers(trainer: ConvnetTrainer, held: Inventory) -> None:
+    known = {id(p) for part in held.modules for p in part.value.parameters()}
+    known |= {id(part.value) for part in held.tensors}
+    stepped_by_one: set[int] = set()
     for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
         stepped = is_default(trainer, "training_step", "optimizer_zero_grad", "optimizer_step")
-        usable = all(callable(getattr(optimizer, name, None)) for name in ("zero_grad", "step"))
+        usable = all(callable(attribute(optimizer, name)) for name in ("zero_grad", "step"))
         if stepped and (isinstance(optimizer, type) or not usable):
             raise HookError(
                 f"{owner(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
                 "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
             )
         own = {id(p) for p in components.parameters_of(optimizer)}
-        held |= own
+        stepped_by_one |= own
         if own and trainer.model is not None and not own & known and is_default(trainer, "training_step"):
             raise ConfigError(
                 f"{owner(trainer)}: none of the {len(own)} parameters of {where} belongs to a model of this trainer; "
                 "the run would train nothing. Make the optimizer after the model, from self.model.parameters()."
             )
-    _check_schedulers(trainer)
-    if held and trainer.model is not None and trainer._stages is None:
+    if stepped_by_one and trainer.model is not None and trainer._stages is None:
         left = [
             name
             for _, module in components.named(trainer.model, "self.model")
             for name, p in module.named_parameters()
-            if p.requires_grad and id(p) not in held
+            if p.requires_grad and id(p) not in stepped_by_one
         ]
         # A subclass with a step of its own may step some parameters by optimizers under other names.
         if left and is_default(trainer, "training_step", "optimizer_step"):
@@ -213,45 +214,37 @@ def _check_optimizers(trainer: ConvnetTrainer) -> None:
             )
 
 
-def _check_schedulers(trainer: ConvnetTrainer) -> None:
-    own: set[int] = set()  # everything that may be an optimizer of the trainer, and their groups: some wrap another
-    for value in vars(trainer).values():
-        for part in components.each(value, list, tuple):
-            own |= {id(part), *map(id, _groups(part))}
+def _check_schedulers(trainer: ConvnetTrainer, held: Inventory) -> None:
+    own: set[int] = set()  # the optimizers of the trainer, and their groups: some wrap another
+    for part in held.optimizers:
+        own |= {id(part.value), *map(id, components.param_groups(part.value))}
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
         read = any(reads(code, "scheduler") for code in code_of(type(trainer)))
         stepless = (isinstance(scheduler, (list, tuple)) and scheduler) or (
-            callable(scheduler) and not callable(getattr(scheduler, "step", None))
+            callable(scheduler) and method(scheduler, "step") is None
         )
         read = read or steps_schedulers(trainer) or bool(trainer.callbacks)
         if stepless and not isinstance(scheduler, type) and not read:
             warnings.warn(
                 f"{owner(trainer)}: {where} is a {type(scheduler).__name__}, which nothing steps; expected something "
                 "with step(), or a dict of such.",
-                stacklevel=6,
+                stacklevel=5,
             )
         if isinstance(scheduler, type):
             raise HookError(
                 f"{owner(trainer)}.build_model left the class {scheduler.__name__} in {where}; expected a scheduler. "
                 f"Write {where} = {scheduler.__name__}(self.optimizer, ...)."
             )
-        moved = getattr(scheduler, "optimizer", None)
-        if isinstance(moved, torch.optim.Optimizer) and own.isdisjoint({id(moved), *map(id, moved.param_groups)}):
+        moved = attribute(scheduler, "optimizer")
+        if is_a(moved, torch.optim.Optimizer) and own.isdisjoint({id(moved), *map(id, components.param_groups(moved))}):
             warnings.warn(
                 f"{owner(trainer)}: {where} moves the learning rate of an optimizer that is no attribute of this "
                 "trainer. Make the scheduler after the optimizer, from self.optimizer.",
-                stacklevel=6,
+                stacklevel=5,
             )
 
 
-def _groups(value: Any) -> Any:
-    try:
-        return getattr(value, "param_groups", None) or ()
-    except Exception:  # of a __getattr__ of the user's, a KeyError say
-        return ()
-
-
-def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
+def _announce_batch_of_one(trainer: ConvnetTrainer, held: Inventory) -> None:
     loader = trainer.train_loader
     if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
         return
@@ -259,9 +252,7 @@ def _announce_batch_of_one(trainer: ConvnetTrainer) -> None:
     if samples is None or samples % loader.batch_size != 1 or loader.batch_size == 1:
         return
     if any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm)
-        for m in components.attribute_modules(trainer).values()
-        for part in m.modules()
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for part in held.modules for layer in part.value.modules()
     ):
         warnings.warn(
             f"{owner(trainer)}: the last train batch has one sample ({samples} samples, "

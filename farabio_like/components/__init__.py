@@ -3,26 +3,11 @@
 How they are found, named, stored and loaded lives here; nothing that trains them does.
 """
 
-from .one_or_dict import (
-    attribute_modules,
-    attribute_parameters,
-    combine,
-    each,
-    is_lazy,
-    learning_rates,
-    model_of,
-    modules_of,
-    modules_to_evaluate,
-    named,
-    named_parameters,
-    parameters_of,
-    set_learning_rates,
-)
+from .inventory import model_of, modules_of, modules_to_evaluate, named_parameters
+from .one_or_dict import combine, each, is_lazy, learning_rates, named, param_groups, parameters_of, set_learning_rates
 from .weights import load_model_state, model_state, plain_key, plain_state, unwrap
 
 __all__ = [
-    "attribute_modules",
-    "attribute_parameters",
     "combine",
     "each",
     "is_lazy",
@@ -34,6 +19,7 @@ __all__ = [
     "modules_to_evaluate",
     "named",
     "named_parameters",
+    "param_groups",
     "parameters_of",
     "plain_key",
     "plain_state",

@@ -1,17 +1,18 @@
 """One object or a dict of them: model, criterion, optimizer, scheduler, walked alike; their learning rates.
 
-Their weights are stored and loaded in `weights`.
+Their weights are stored and loaded in `weights`; what else a trainer holds is found in `inventory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from ..duck_typing import attribute, is_a
 from ..errors import ConfigError
 
 
@@ -33,61 +34,6 @@ def named(component: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, component
 
 
-def attribute_modules(owner: Any) -> dict[str, nn.Module]:
-    """Return every module that is an attribute of `owner`, or stands in a dict, list or tuple that is one."""
-    found: dict[str, nn.Module] = {}
-    for name, value in vars(owner).items():
-        if isinstance(value, nn.Module):
-            found[name] = value
-        elif isinstance(value, (Mapping, list, tuple)):
-            parts = value.items() if isinstance(value, Mapping) else enumerate(value)
-            found.update({f"{name}.{key}": part for key, part in parts if isinstance(part, nn.Module)})
-    return found
-
-
-def attribute_parameters(owner: Any) -> dict[str, nn.Parameter]:
-    """Return all parameters of `owner` by name: those of its modules, and those that are attributes themselves."""
-    found = {name: value for name, value in vars(owner).items() if isinstance(value, nn.Parameter)}
-    for where, module in attribute_modules(owner).items():
-        found |= {f"{where}.{name}": p for name, p in module.named_parameters() if not is_lazy(p)}
-    return found
-
-
-def model_of(trainer: Any) -> Any:
-    """Return ``trainer.model``, or the networks that a trainer without one keeps under names of its own.
-
-    Those are the modules among its attributes that had trainable parameters when they were first seen. A
-    network that was frozen from the start (a feature extractor, say) is not trained, and not saved.
-    """
-    if trainer.model is not None:
-        return trainer.model
-    there = attribute_modules(trainer)
-    known = trainer._run_state.networks
-    known |= {name for name, module in there.items() if any(p.requires_grad for p in module.parameters())}
-    return {name: module for name, module in there.items() if name in known}
-
-
-def modules_of(trainer: Any) -> tuple[nn.Module, ...]:
-    """Return the modules that a trainer trains."""
-    return each(model_of(trainer))
-
-
-def modules_to_evaluate(trainer: Any) -> list[nn.Module]:
-    """Return the modules that an evaluation puts into eval mode: without a model, frozen networks too."""
-    if trainer.model is not None:
-        return list(modules_of(trainer))
-    return list(attribute_modules(trainer).values())
-
-
-def named_parameters(trainer: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the name and value of every parameter that a trainer trains, except those without a shape yet."""
-    model = model_of(trainer)
-    for key, module in model.items() if isinstance(model, Mapping) else [("", model)]:
-        for name, parameter in module.named_parameters():
-            if not is_lazy(parameter):
-                yield f"{key}.{name}" if key else name, parameter
-
-
 def is_lazy(tensor: Any) -> bool:
     """Return whether a parameter of a lazy module has no shape yet."""
     return isinstance(tensor, (UninitializedBuffer, UninitializedParameter))
@@ -101,7 +47,7 @@ def learning_rates(optimizer: Any) -> Any:
 
 
 def _learning_rate(optimizer: Any) -> float | list[float] | None:
-    groups = [float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group]
+    groups = [float(group["lr"]) for group in param_groups(optimizer) if "lr" in group]
     return groups[0] if len(set(groups)) == 1 else groups or None
 
 
@@ -136,9 +82,17 @@ def set_learning_rates(optimizer: Any, lr: Any) -> None:
                 group["lr"] = new
 
 
+def param_groups(optimizer: Any) -> Sequence[dict[str, Any]]:
+    """Return the parameter groups of an optimizer, of torch's or of another kind; none of anything else."""
+    groups = attribute(optimizer, "param_groups")
+    if is_a(groups, (list, tuple)) and all(is_a(group, dict) and "params" in group for group in groups):
+        return groups
+    return ()
+
+
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """Return the parameters of an optimizer, group by group; none of anything else."""
-    return [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+    return [p for group in param_groups(optimizer) for p in group["params"]]
 
 
 def combine(losses: dict[str, Any], weights: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..duck_typing import has_methods, has_state
 from ..rng import preserved_rng
 
 
@@ -59,7 +60,7 @@ def rest(loader: Any, start: ResumePoint) -> Iterator[Any]:
     """
     if type(loader) in (list, tuple):
         return after(start, loader)
-    if start.loader is not None and is_stateful(loader):
+    if start.loader is not None and has_state(loader):
         loader.load_state_dict(start.loader)
         return _from_here(iter(loader), start)
     if (
@@ -77,11 +78,6 @@ def rest(loader: Any, start: ResumePoint) -> Iterator[Any]:
 def _from_here(iterator: Iterator[Any], start: ResumePoint) -> Iterator[Any]:
     start.ready()  # making the iterator drew a number
     yield from iterator
-
-
-def is_stateful(loader: Any) -> bool:
-    """Return whether a loader knows its position: torchdata's ``StatefulDataLoader``, or one of its shape."""
-    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
 class _Rest:
@@ -116,7 +112,7 @@ def seeded(loader: Any, seed: tuple[Any, ...]) -> Any:
     seed : tuple
         Together with the sample's index, it seeds Python's, NumPy's and torch's generators before each sample.
     """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or is_stateful(loader):
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or has_state(loader):
         return loader
     return _with(loader, {"dataset": _Seeded(loader.dataset, seed)})
 
@@ -137,7 +133,7 @@ class _Seeded(Dataset[Any]):
 
     def __getitems__(self, indices: list[Any]) -> list[Any]:
         with preserved_rng(devices=False):
-            if callable(getattr(self.dataset, "__getitems__", None)):
+            if has_methods(self.dataset, "__getitems__"):
                 self._start(tuple(indices))
                 return self.dataset.__getitems__(indices)
             return [self._sample(index) for index in indices]

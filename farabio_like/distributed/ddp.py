@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import components
-from ..components import dtensor
+from ..components import dtensor, inventory
+from ..components.inventory import Part
 from ..errors import ConfigError, HookError
 from . import fsdp, process_group
 from .forward_methods import Forwarded
@@ -122,37 +123,44 @@ def replicate(trainer: "ConvnetTrainer") -> None:
         state.ranks.mesh = fsdp.make_mesh(trainer)
         if process_group.rank():  # not the same dropout on every rank
             torch.manual_seed((torch.initial_seed() + process_group.rank()) % 2**63)
-    own = vars(trainer)
-    for replica in _replicas(own):
+    parallel = _parallel(trainer)
+    replicas = [part for part in parallel if isinstance(part, Replica)]
+    for replica in replicas:
         replica.follow_module()
-    covered = {id(p) for part in _parallel(own) for p in part.parameters()}
+    covered = {id(p) for part in parallel for p in part.parameters()}
+    wrapped: dict[int, nn.Module] = {id(replica.module): replica for replica in replicas}
     # The model first: another attribute may be a part of it.
-    for name in sorted(own, key=lambda name: (name != "model", name != "criterion")):
-        value = own[name]
-        if isinstance(value, nn.Module):
-            own[name] = _wrapped(trainer, state.ranks, name, value, covered)
-        elif isinstance(value, MutableMapping):
-            for key in list(value):
-                if isinstance(value[key], nn.Module):
-                    value[key] = _wrapped(trainer, state.ranks, f"{name}[{key!r}]", value[key], covered)
-        elif isinstance(value, list):
-            for index, part in enumerate(value):
-                if isinstance(part, nn.Module):
-                    value[index] = _wrapped(trainer, state.ranks, f"{name}[{index}]", part, covered)
+    order = {"model": 0, "criterion": 1}
+    for part in sorted(inventory.take(trainer).modules, key=lambda part: order.get(part.attribute, 2)):
+        # One that stands in several places is one in all of them afterwards, too.
+        if id(part.value) not in wrapped:
+            wrapped[id(part.value)] = _wrapped(trainer, state.ranks, part.where, part.value, covered)
+        _put(vars(trainer), part, wrapped[id(part.value)])
     _check_optimizers(trainer, covered)
 
 
-def _parallel(own: dict[str, Any]) -> list[nn.Module]:
-    """Return the modules that are replicas, or in shards."""
-    found: list[nn.Module] = []
-    for value in own.values():
-        parts = value.values() if isinstance(value, MutableMapping) else value if isinstance(value, list) else [value]
-        found += [part for part in parts if isinstance(part, Replica) or fsdp.is_module(part)]
-    return found
+def _put(own: dict[str, Any], part: Part, module: nn.Module) -> None:
+    """Put what wraps a module in its place, unless that holds a proxy of it, or cannot be written to."""
+    value = own[part.attribute]
+    here = value[part.keys[0]] if part.keys else value
+    if module is part.value or here is not part.value:
+        return
+    if not part.keys:
+        own[part.attribute] = module
+        return
+    (key,) = part.keys
+    if isinstance(value, (list, MutableMapping)):
+        value[key] = module
+    elif type(value) is tuple:
+        own[part.attribute] = (*value[:key], module, *value[key + 1 :])
+    elif hasattr(type(value), "_make"):  # a named tuple
+        own[part.attribute] = value._make((*value[:key], module, *value[key + 1 :]))
 
 
-def _replicas(own: dict[str, Any]) -> list[Replica]:
-    return [part for part in _parallel(own) if isinstance(part, Replica)]
+def _parallel(trainer: "ConvnetTrainer") -> list[nn.Module]:
+    """Return the modules that are replicas, or in shards, each once."""
+    modules = (part.value for part in inventory.once(inventory.take(trainer).modules))
+    return [module for module in modules if isinstance(module, Replica) or fsdp.is_module(module)]
 
 
 def _wrapped(trainer: "ConvnetTrainer", ranks: Ranks, name: str, module: nn.Module, covered: set[int]) -> nn.Module:
@@ -210,7 +218,7 @@ def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
     assert ranks is not None
     if not weigh:
         ranks.weight = 1.0  # each loss of a window was weighted by itself
-    for module in _parallel(vars(trainer)):
+    for module in _parallel(trainer):
         # Gradients in shards are summed each time: gathered whole, they would take the memory that shards save.
         if isinstance(module, Replica):
             module.require_backward_grad_sync = closes
@@ -233,7 +241,8 @@ def check_weights(trainer: "ConvnetTrainer") -> None:
     HookError
         Where they have drifted apart, because some gradients were never averaged.
     """
-    named = [pair for replica in _replicas(vars(trainer)) for pair in replica.module.named_parameters()]
+    replicas = [module for module in _parallel(trainer) if isinstance(module, Replica)]
+    named = [pair for replica in replicas for pair in replica.module.named_parameters()]
     norms = torch._foreach_norm([p.detach() for _, p in named]) if named else []
     everywhere = process_group.gather_objects([norm.item() for norm in norms])
     for (name, _), *of_ranks in zip(named, *everywhere, strict=True):
@@ -249,7 +258,7 @@ def check_weights(trainer: "ConvnetTrainer") -> None:
 
 def sync_buffers(trainer: "ConvnetTrainer") -> None:
     """Give all ranks the same buffers: the mean of the ranks' batch statistics, else those of rank 0."""
-    for module in map(components.unwrap, _parallel(vars(trainer))):
+    for module in map(components.unwrap, _parallel(trainer)):
         averaged = {
             id(buffer)
             for part in module.modules()

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..components import inventory, param_groups
 from ..components.dtensor import is_sharded, like
+from ..duck_typing import attribute, is_a
 from ..errors import ConfigError
 from . import process_group
 from .forward_methods import forward_methods
@@ -55,7 +57,7 @@ def make_mesh(trainer: ConvnetTrainer) -> Any:
 
 def is_module(module: Any) -> bool:
     """Return whether a module is in shards: all of it is, or nothing."""
-    return isinstance(module, nn.Module) and is_sharded(next(module.parameters(), None))
+    return is_a(module, nn.Module) and is_sharded(next(module.parameters(), None))
 
 
 def check_module(trainer: ConvnetTrainer, name: str, module: nn.Module) -> None:
@@ -70,7 +72,8 @@ def check_module(trainer: ConvnetTrainer, name: str, module: nn.Module) -> None:
 
 def class_of(module: Any) -> type:
     """Return the class of a module before it was put in shards: PyTorch makes a new one of it."""
-    return type(module).__mro__[2] if hasattr(module, "set_requires_gradient_sync") else type(module)
+    kind = type(module)
+    return kind.__mro__[2] if hasattr(kind, "set_requires_gradient_sync") else kind
 
 
 def shard_module(trainer: ConvnetTrainer, ranks: Ranks, name: str, module: nn.Module) -> nn.Module:
@@ -164,22 +167,22 @@ def _units(module: nn.Module) -> list[nn.Module]:
 
 def _replace(trainer: ConvnetTrainer, new: Mapping[int, nn.Parameter]) -> None:
     """Let the optimizers of a trainer step the parameters in shards."""
-    for value in vars(trainer).values():
-        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
-        for optimizer in parts:
-            if not hasattr(optimizer, "param_groups"):
-                continue
-            if isinstance(optimizer, torch.optim.LBFGS):
-                raise ConfigError(
-                    f"{type(trainer).__name__}: LBFGS and _strategy = 'fsdp' do not go together: it makes one vector "
-                    "of all parameters. Take another optimizer."
-                )
-            for group in optimizer.param_groups:
-                group["params"][:] = [new.get(id(p), p) for p in group["params"]]
-            for old in [p for p in optimizer.state if id(p) in new]:
-                target = new[id(old)]
-                entries = optimizer.state.pop(old)
-                optimizer.state[target] = {key: like(entry, target) for key, entry in entries.items()}
+    for part in inventory.take(trainer).optimizers:
+        optimizer = part.value
+        if is_a(optimizer, torch.optim.LBFGS):
+            raise ConfigError(
+                f"{type(trainer).__name__}: LBFGS and _strategy = 'fsdp' do not go together: it makes one vector "
+                "of all parameters. Take another optimizer."
+            )
+        for group in param_groups(optimizer):
+            group["params"][:] = [new.get(id(p), p) for p in group["params"]]
+        state = attribute(optimizer, "state")
+        if not is_a(state, dict):  # of an optimizer of another kind
+            continue
+        for old in [p for p in state if id(p) in new]:
+            target = new[id(old)]
+            entries = state.pop(old)
+            state[target] = {key: like(entry, target) for key, entry in entries.items()}
 
 
 class _WeightedSum:

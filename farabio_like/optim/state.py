@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import components
-from ..components import dtensor
+from ..components import dtensor, inventory
 from ..distributed import fsdp
 from ..errors import CheckpointError
 from .steps import Window, bind, optimizers_of
@@ -34,7 +34,7 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     if state.gathering and not open_window and not fsdp.are_in(trainer):
         waiting = {
             name: p.grad.detach().clone()
-            for name, p in components.attribute_parameters(trainer).items()
+            for name, p in inventory.take(trainer).named_parameters().items()
             if p.grad is not None
         }
         found["waiting"] = waiting
@@ -119,7 +119,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
 def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
     """Give the parameters the gradients that a step of the subclass's own had gathered, see `state_dict`."""
     waiting = found.get("waiting", {})
-    for name, parameter in components.attribute_parameters(trainer).items() if waiting else ():
+    for name, parameter in inventory.take(trainer).named_parameters().items() if waiting else ():
         gradient = waiting.get(name)
         if gradient is not None and gradient.shape == parameter.shape:
             parameter.grad = gradient.to(parameter.device, copy=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .. import components
 from ..callbacks import dispatch
 from ..checkpoint import objects as user_objects
 from ..checkpoint import plain
+from ..components import inventory
+from ..components.inventory import Inventory
 from ..config.settings import SETTINGS
 from ..distributed import fsdp
+from ..duck_typing import has_methods, has_state, is_a
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -26,62 +28,60 @@ _NOT_COMPONENTS = {
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
 }
-MOST_LOADERS = 100  # in one list or dict of a subclass
 
 
-def unchanged_networks(trainer: ConvnetTrainer) -> dict[str, Any]:
+def unchanged_networks(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the networks that no checkpoint holds were when the run began, see `_note_another`."""
-    stored = {id(part) for part in (*components.modules_of(trainer), *components_of(trainer).values())}
+    stored = {id(part) for part in (*components.modules_of(trainer, held), *stored_parts.values())}
     before = trainer._run_state.modules_before
     return {
-        where: before[where] for where, part in stateful_parts(trainer) if where in before and id(part) not in stored
+        where: before[where]
+        for where, part in stateful_parts(held).items()
+        if where in before and id(part) not in stored
     }
 
 
 def class_name(part: Any) -> str:
     """Return the name of the class of a component, inside any wrappers."""
-    inside = components.unwrap(part) if isinstance(part, nn.Module) else part
+    inside = components.unwrap(part) if is_a(part, nn.Module) else part
     return fsdp.class_of(inside).__qualname__
+
+
+def averages_weights(callback: Any) -> bool:
+    """Return whether a callback averages the weights, and so has a model's state of its own."""
+    return has_methods(dispatch.innermost(callback), "model_state", "load_model_state")
 
 
 def averaging(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the callbacks that average weights, by a name that is the same in the next run."""
     found: dict[str, Any] = {}
     for callback in components.each(trainer.callbacks, list, tuple):
-        callback = dispatch.innermost(callback)
-        if hasattr(callback, "model_state"):
+        if averages_weights(callback):
+            callback = dispatch.innermost(callback)
             name = type(callback).__name__
             found[f"{name}-{len(found) + 1}" if name in found else name] = callback
     return found
 
 
-def stateful_parts(trainer: ConvnetTrainer) -> Iterator[tuple[str, Any]]:
-    """Yield what has a ``state_dict`` among a trainer's attributes, each once, with where it is."""
-    first = ("optimizer", "scheduler", "criterion")
-    names = [*first, *(name for name in vars(trainer) if name not in first)]
-    seen: set[int] = set()
-    for name in names:
-        value = vars(trainer).get(name)
-        if name in _NOT_COMPONENTS or type(value) in plain.PLAIN or isinstance(value, Tensor):
-            continue
-        parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if isinstance(value, (list, tuple)) else {}
-        for where, part in (parts or dict(components.named(value, name))).items():
-            if id(part) not in seen and not isinstance(part, type) and user_objects.has_state(part):
-                seen.add(id(part))
-                yield where, part
+def stateful_parts(held: Inventory) -> dict[str, Any]:
+    """Return what a checkpoint may hold for itself: all that has a state, each once, with where it is."""
+    first = {"optimizer": 0, "scheduler": 1, "criterion": 2}
+    parts = [part for part in held.stateful if part.attribute not in _NOT_COMPONENTS]
+    parts.sort(key=lambda part: first.get(part.attribute, len(first)))
+    return {part.where: part.value for part in inventory.once(parts)}
 
 
-def components_of(trainer: ConvnetTrainer, saved: Collection[str] = ()) -> dict[str, Any]:
+def components_of(trainer: ConvnetTrainer, held: Inventory, saved: Collection[str] = ()) -> dict[str, Any]:
     """Return what has a state besides the model: optimizers, schedulers, criteria, and such of a subclass's own.
 
     A module counts where the run may change it: it is a criterion, has trainable parameters that the model does not
     have, or has changed since the first batch (a moving average). So do those that a checkpoint has `saved`.
     """
-    known = {id(p) for module in components.modules_of(trainer) for p in module.parameters()}
+    known = {id(p) for module in components.modules_of(trainer, held) for p in module.parameters()}
     return {
         where: part
-        for where, part in stateful_parts(trainer)
-        if not isinstance(part, nn.Module) or where in saved or _may_change(trainer, where, part, known)
+        for where, part in stateful_parts(held).items()
+        if not is_a(part, nn.Module) or where in saved or _may_change(trainer, where, part, known)
     }
 
 
@@ -118,9 +118,10 @@ def _is_ours(trainer: ConvnetTrainer, name: str, value: Any) -> bool:
 
 def note_objects(trainer: ConvnetTrainer) -> None:
     """Note what a subclass's own objects are before the first batch of a run: what differs later has a state."""
-    state, known = trainer._run_state, _known(trainer)
+    state, held = trainer._run_state, inventory.take(trainer)
+    known = _known(trainer, held, components_of(trainer, held))
     state.modules_before = {
-        w: user_objects.fingerprint(part) for w, part in stateful_parts(trainer) if isinstance(part, nn.Module)
+        where: user_objects.fingerprint(part) for where, part in stateful_parts(held).items() if is_a(part, nn.Module)
     }
     state.objects_before, state.marks_before = {}, {}
     for name, value in _own(trainer):
@@ -134,16 +135,14 @@ def note_objects(trainer: ConvnetTrainer) -> None:
 def _own(trainer: ConvnetTrainer) -> list[tuple[str, Any]]:
     """Return the attributes of a subclass that are stored by themselves, if at all."""
     lent = {*trainer._run_state.lent, *SETTINGS}
-    own = [
-        (name, value) for name, value in vars(trainer).items() if name not in lent and not user_objects.has_state(value)
-    ]
-    return [(name, value) for name, value in own if not _is_ours(trainer, name, value)]
+    own = [(name, value) for name, value in vars(trainer).items() if name not in lent]
+    return [(name, value) for name, value in own if not _is_ours(trainer, name, value) and not has_state(value)]
 
 
-def _known(trainer: ConvnetTrainer) -> set[int]:
+def _known(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[str, Any]) -> set[int]:
     """Return the ids of what is stored otherwise."""
-    stored = (*components.attribute_modules(trainer).values(), *components_of(trainer).values(), *loaders(trainer))
-    return {id(part) for part in (trainer, *stored)}
+    modules = (part.value for part in held.modules)
+    return {id(part) for part in (trainer, *modules, *stored_parts.values(), *loaders(trainer, held))}
 
 
 def _is_composed(found: dict[str, Any]) -> bool:
@@ -151,9 +150,9 @@ def _is_composed(found: dict[str, Any]) -> bool:
     return not {"fields", "dict", "list", "tuple", "queue"}.isdisjoint(found)
 
 
-def own_objects(trainer: ConvnetTrainer) -> dict[str, Any]:
+def own_objects(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the states of a subclass's own objects, by attribute; say once which of them have none."""
-    state, known = trainer._run_state, _known(trainer)
+    state, known = trainer._run_state, _known(trainer, held, stored_parts)
     kept, left_out = {}, []
     for name, value in _own(trainer):
         before = state.marks_before.get(name)
@@ -195,16 +194,12 @@ def changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     return {name: value for name, value in now.items() if name not in before or before[name] != value}
 
 
-def loaders(trainer: ConvnetTrainer) -> tuple[Any, ...]:
-    """Return the loaders whose generators belong to the state: the three, and those of a subclass's own."""
+def loaders(trainer: ConvnetTrainer, held: Inventory | None = None) -> tuple[Any, ...]:
+    """Return the loaders whose generators belong to the state: the three, and those of a subclass's own.
+
+    In this order, and as often as they are held, for the states of their generators are stored in a list.
+    """
     usual = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
-    found: list[Any] = []
-    for value in vars(trainer).values():
-        if isinstance(value, DataLoader):
-            found.append(value)
-        # A long list holds data, no loaders; this runs in every epoch.
-        elif type(value) in (dict, list, tuple) and len(value) <= MOST_LOADERS:
-            parts = value.values() if type(value) is dict else value
-            found += [part for part in parts if isinstance(part, DataLoader)]
     known = {id(loader) for loader in usual}
+    found = [part.value for part in (held or inventory.take(trainer)).loaders]
     return *usual, *(loader for loader in found if id(loader) not in known)

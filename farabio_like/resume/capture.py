@@ -11,8 +11,11 @@ from .. import checkpoint, components, distributed, rng
 from ..checkpoint import objects as user_objects
 from ..checkpoint import plain
 from ..checkpoint.plain import plain_data, storable
+from ..components import inventory
+from ..components.inventory import Inventory
 from ..config.config import to_dict
-from ..data import resumable
+from ..data import length_of
+from ..duck_typing import attribute, has_state, is_a
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
 from ..version import __version__
@@ -43,7 +46,8 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
     ConfigError
         For a part whose state holds something else, with its name.
     """
-    state = trainer._run_state
+    state, held = trainer._run_state, inventory.take(trainer)
+    parts = components_of(trainer, held)
     done = state.progress.last_epoch_done
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
@@ -55,7 +59,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         "epoch": epoch,
         "step": state.progress.complete_step,
         "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
-        "model": components.model_state(components.model_of(trainer)),
+        "model": components.model_state(components.model_of(trainer, held)),
         "averages": {name: average for name, average in averages.items() if average},
         "run": {
             "num_epochs": trainer._num_epochs,
@@ -64,13 +68,13 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
             "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
-            "components": {name: _component(part, name) for name, part in components_of(trainer).items()},
-            "unchanged": unchanged_networks(trainer),
+            "components": {name: _component(part, name) for name, part in parts.items()},
+            "unchanged": unchanged_networks(trainer, held, parts),
             "callbacks": callback_states(trainer),
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
             "attributes": changed_attributes(trainer),
-            "objects": own_objects(trainer),
-            "rng": _rng(trainer),
+            "objects": own_objects(trainer, held, parts),
+            "rng": _rng(trainer, held),
             "epoch": _epoch_under_way(trainer),
             "made_with": made_with(trainer),
             "config": storable(to_dict(trainer.config)),
@@ -80,7 +84,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 def _component(part: Any, name: str) -> dict[str, Any]:
     found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
-    if isinstance(part, torch.optim.Optimizer):
+    if is_a(part, torch.optim.Optimizer):
         parameters = components.parameters_of(part)
         found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
     return found
@@ -98,7 +102,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "loader": plain_data(loader.state_dict(), "train_loader") if resumable.is_stateful(loader) else None,
+        "loader": plain_data(loader.state_dict(), "train_loader") if has_state(loader) else None,
     }
 
 
@@ -106,7 +110,7 @@ def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
     state = trainer._run_state
     return {
-        "rng": _rng(trainer),
+        "rng": _rng(trainer, inventory.take(trainer)),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
         "callbacks": callback_states(trainer),
@@ -136,15 +140,15 @@ def callback_states(trainer: ConvnetTrainer) -> list[list[Any]]:
     ]
 
 
-def _rng(trainer: ConvnetTrainer) -> dict[str, Any]:
+def _rng(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
     """Return the random numbers of now, or of the beginning of an evaluation under way, which begins anew."""
     state = trainer._run_state
     evaluates = state.progress.phase == "evaluate"
-    return rng.packed(state.progress.evaluation_rng if evaluates else rng.get_state(*loaders(trainer)))
+    return rng.packed(state.progress.evaluation_rng if evaluates else rng.get_state(*loaders(trainer, held)))
 
 
 def _state_dict(part: Any) -> Any:
-    return components.plain_state(part) if isinstance(part, nn.Module) else part.state_dict()
+    return components.plain_state(part) if is_a(part, nn.Module) else part.state_dict()
 
 
 def made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -153,17 +157,11 @@ def made_with(trainer: ConvnetTrainer) -> dict[str, Any]:
         "torch": torch.__version__,
         "farabio_like": __version__,
         "number of processes": distributed.world_size(),
-        "batch size": getattr(trainer.train_loader, "batch_size", None),
-        "training samples": _length(getattr(trainer.train_loader, "dataset", None)),
+        "batch size": attribute(trainer.train_loader, "batch_size"),
+        "training samples": length_of(attribute(trainer.train_loader, "dataset")),
     }
     for where, optimizer in components.named(trainer.optimizer, "optimizer"):
-        defaults = getattr(optimizer, "defaults", {})
-        found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if plain.is_plain(value)}
+        defaults = attribute(optimizer, "defaults")
+        if is_a(defaults, dict):
+            found |= {f"{where} {name}": storable(value) for name, value in defaults.items() if plain.is_plain(value)}
     return storable(found)
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:
-        return None

@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import components, rng
 from ..checkpoint import objects as user_objects
-from ..components import dtensor
+from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
@@ -199,7 +199,7 @@ def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], file: str, weigh
 
 
 def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
-    there = components_of(trainer, saved) if saved else {}
+    there = components_of(trainer, inventory.take(trainer), saved) if saved else {}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
         trainer._run_state.console.once(

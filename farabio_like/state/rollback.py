@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import components
+from ..components import inventory
+from ..duck_typing import has_methods, has_state, is_a
 from ..rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -23,20 +25,26 @@ if TYPE_CHECKING:
 def without_trace(trainer: ConvnetTrainer) -> Iterator[None]:
     """Do steps without callbacks, and afterwards give the trainer back everything that they changed.
 
-    Weights, gradients, optimizers, schedulers, flags, random numbers, counters, and the trainer's attributes with
-    the lists and dicts among them; only what is changed elsewhere stays changed.
+    Weights and other parameters, gradients, optimizers, schedulers, flags, random numbers, counters, and the
+    trainer's attributes with the lists and dicts among them; only what is changed elsewhere stays changed.
 
     Parameters
     ----------
     trainer : ConvnetTrainer
     """
-    values = list(vars(trainer).values())
-    restore = [
-        _module_back(part) for module in components.attribute_modules(trainer).values() for part in module.modules()
+    held = inventory.take(trainer)
+    restore = [_module_back(layer) for part in inventory.once(held.modules) for layer in part.value.modules()]
+    restore += [_content_back(part.value) for part in inventory.once(held.parameters)]
+    for part in inventory.once([*held.optimizers, *held.schedulers]):
+        if is_a(part.value, torch.optim.Optimizer):
+            restore.append(_optimizer_back(part.value))
+        elif has_state(part.value):
+            restore.append(_state_back(part.value))
+    averages = [
+        callback
+        for callback in components.each(trainer.callbacks, list, tuple)
+        if has_methods(callback, "sign", "belongs") and callback.belongs(trainer)
     ]
-    restore += [_optimizer_back(part) for part in _parts(values) if isinstance(part, torch.optim.Optimizer)]
-    restore += [_scheduler_back(part) for part in components.each(trainer.scheduler)]
-    averages = [c for c in components.each(trainer.callbacks, list, tuple) if hasattr(c, "sign") and c.belongs(trainer)]
     loader = trainer.train_loader
     try:
         with attributes_kept(trainer):
@@ -87,14 +95,9 @@ def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
             value.extend(content) if isinstance(value, list) else value.update(content)
 
 
-def _parts(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        yield from value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
-
-
-def _scheduler_back(scheduler: Any) -> Callable[[], None]:
-    state = copy.deepcopy(scheduler.state_dict())
-    return lambda: scheduler.load_state_dict(state)
+def _state_back(part: Any) -> Callable[[], None]:
+    state = copy.deepcopy(part.state_dict())
+    return lambda: part.load_state_dict(state)
 
 
 def _module_back(module: nn.Module) -> Callable[[], None]:

@@ -7,8 +7,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, components
-from ..callbacks import dispatch
 from ..checks import hooks
+from ..components import inventory
+from ..duck_typing import attribute
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
@@ -62,7 +63,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
 def _records(trainer: ConvnetTrainer) -> list[list[Any]]:
     """Return copies of the callbacks' states; averages of weights, which are large, do not change in an evaluation."""
     return [
-        [name, values if hasattr(dispatch.innermost(callback), "model_state") else checkpoint.snapshot(values)]
+        [name, values if attributes.averages_weights(callback) else checkpoint.snapshot(values)]
         for callback, (name, values) in zip(
             components.each(trainer.callbacks, list, tuple), callback_states(trainer), strict=True
         )
@@ -74,8 +75,8 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.progress.batches
     if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
-        gathers = any(p.grad is not None for p in components.attribute_parameters(trainer).values())
-        if not gathers and not any(getattr(part, "state", None) for part in components.each(trainer.optimizer)):
+        gathers = any(p.grad is not None for p in inventory.take(trainer).named_parameters().values())
+        if not gathers and not any(attribute(part, "state") for part in components.each(trainer.optimizer)):
             warnings.warn(
                 f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
                 f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
@@ -86,7 +87,7 @@ def _check_learning(trainer: ConvnetTrainer) -> None:
 
 def _weights_version(trainer: ConvnetTrainer) -> int:
     """Return a number that changes when a weight is written to."""
-    parameters = components.attribute_parameters(trainer).values()
+    parameters = inventory.take(trainer).named_parameters().values()
     return sum(p._version for p in parameters if not p.is_inference())
 
 

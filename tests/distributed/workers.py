@@ -150,6 +150,20 @@ class Named(Base):
         return self.criterion(self.outputs, self.targets)
 
 
+class Places(Base):
+    """Networks in a tuple; the step takes one of them by its second name."""
+
+    def build_model(self):
+        self.nets = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
+        self.named = {"encoder": self.nets[0]}
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD([p for net in self.nets for p in net.parameters()], lr=0.5)
+
+    def compute_loss(self):
+        self.outputs = self.nets[1](self.named["encoder"](self.inputs).tanh())
+        return self.criterion(self.outputs, self.targets)
+
+
 class Weighted(Base):
     def get_trainloader(self):
         super().get_trainloader()
@@ -266,7 +280,7 @@ class OneModule(Base):
 
 
 VARIANTS = (
-    *(Base, OneLeft, Accumulated, OwnStep, Pair, Named, Weighted, Enumerated, Workers, Spoiled, Frozen, Thawed),
+    *(Base, OneLeft, Accumulated, OwnStep, Pair, Named, Places, Weighted, Enumerated, Workers, Spoiled, Frozen, Thawed),
     *(Renewed, Adversaries, OneModule),
 )
 

@@ -1,12 +1,14 @@
 """What a subclass keeps as attributes comes back: tensors, arrays, collections, generators, the loaders' too."""
 
 import collections
+import dataclasses
 import random
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from farabio_like import callbacks
@@ -23,6 +25,8 @@ from .test_resume import (
     stopped_run,
     whole_run,
 )
+
+ONE = {"tensor": torch.ones(1), "device": "cpu"}
 
 
 class Total(Tensors):
@@ -170,6 +174,103 @@ def test_arrays_come_back_with_type_and_shape(value):
     found = user_objects.restore(None, user_objects.capture(value), torch.device("cpu"))
     assert found.dtype == value.dtype and found.shape == value.shape and np.array_equal(found, value)
     found.fill(1)  # it can be written to
+
+
+@dataclasses.dataclass
+class Meter:
+    total: float = 0.5
+    seen: torch.Tensor = None
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+# An object, what a checkpoint holds of it (as older ones do), and another object that takes it.
+FORMATS = {
+    "tensor": (lambda: torch.ones(2), {"tensor": torch.ones(2), "device": "cpu"}, lambda: None),
+    "array": (
+        lambda: np.arange(2, dtype=np.uint16),
+        {"array": b"\x00\x00\x01\x00", "dtype": "<u2", "shape": [2]},
+        lambda: None,
+    ),
+    "generator": (lambda: generator(3), {"generator": generator(3).get_state()}, lambda: generator(4)),
+    "set": (lambda: {1, 2}, {"set": [1, 2]}, lambda: {5}),
+    "deque": (lambda: collections.deque([1], 4), {"deque": [1]}, lambda: collections.deque([7], 4)),
+    "Counter": (lambda: collections.Counter(a=2), {"Counter": [("a", 2)]}, collections.Counter),
+    "OrderedDict": (
+        lambda: collections.OrderedDict(a=2),
+        {"OrderedDict": [("a", 2)]},
+        lambda: collections.OrderedDict(b=1),
+    ),
+    "defaultdict": (
+        lambda: collections.defaultdict(list, a=[1]),
+        {"defaultdict": [("a", [1])]},
+        lambda: collections.defaultdict(list),
+    ),
+    "list": (lambda: [torch.ones(1), 3], {"list": [[0, ONE], [1, {"plain": 3}]]}, lambda: [None, None]),
+    "tuple": (lambda: (torch.ones(1),), {"tuple": [[0, ONE]]}, lambda: (5,)),
+    "queue": (
+        lambda: collections.deque([torch.ones(1)]),
+        {"queue": [[0, ONE]]},
+        lambda: collections.deque([0]),
+    ),
+    "dict": (
+        lambda: collections.OrderedDict(a=torch.ones(1), b=(1,)),
+        {"dict": [["a", ONE], ["b", {"plain": (1,)}]]},
+        lambda: collections.OrderedDict(b=0, a=0),
+    ),
+    "fields": (
+        lambda: Meter(1.5, torch.ones(1)),
+        {"fields": [["total", {"plain": 1.5}], ["seen", ONE]], "class": "Meter"},
+        Meter,
+    ),
+    "part": (
+        lambda: [nn.Linear(1, 1, bias=False).requires_grad_(False)],
+        {"list": [[0, {"part": {"weight": None}}]]},
+        lambda: [nn.Linear(1, 1, bias=False)],
+    ),
+}
+
+
+def alike(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_checkpoint_holds_of_each_kind_and_who_takes_it(kind):
+    make, expected, target = FORMATS[kind]
+    made, state = make(), user_objects.capture(make())
+    if kind == "part":
+        state["list"][0][1]["part"]["weight"] = None
+    assert alike(state, expected) and type(target()) in (type(made), type(None))
+    if kind != "part":
+        for _ in range(2):  # a state may be given back twice
+            there = target()
+            assert user_objects.fits(there, state)
+            given = user_objects.restore(there, state, torch.device("cpu"))
+            assert type(given) is type(made) and alike(user_objects.capture(given), expected)
+    # Tensors and arrays, and containers of such alone, are made anew where there are none.
+    assert user_objects.fits(object(), state) is (kind in ("tensor", "array", "list", "tuple", "dict"))
+
+
+def test_generators_of_every_kind_go_on():
+    for make, draw in (
+        (random.Random, lambda g: g.random()),
+        (np.random.default_rng, lambda g: g.random()),
+        (np.random.RandomState, lambda g: g.rand()),
+    ):
+        one, other = make(3), make(4)
+        draw(one)
+        state = user_objects.capture(one)
+        assert user_objects.fits(other, state) and not user_objects.fits(object(), state)
+        assert user_objects.restore(other, state, torch.device("cpu")) is other and draw(one) == draw(other)
 
 
 def test_data_with_the_words_of_a_record_is_data():
