@@ -163,10 +163,18 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave, after ``on_train_start``; the files are those of the run that goes on."""
-        self._kept = [(float(value), int(epoch), str(name)) for value, epoch, name in state["kept"]]
+        # Names of this callback alone: what is in a file is not trusted with what is deleted later.
+        self._kept = [
+            (float(value), int(epoch), name)
+            for value, epoch, name in state["kept"]
+            if isinstance(name, str) and _OWN_NAME.fullmatch(name)
+        ]
         self._stage = state["stage"]
         if self.every_minutes and state["due"] is not None:
             self._due = time.monotonic() + state["due"]
+
+
+_OWN_NAME = re.compile(r"epoch-\d+-[\w.]+-[\w.+-]+\.ckpt")
 
 
 def _short(value: float) -> str:

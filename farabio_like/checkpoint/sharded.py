@@ -9,8 +9,9 @@ import functools
 import itertools
 import pickle
 import shutil
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,11 @@ def check_folder(saved: dict[str, Any], path: Path) -> None:
     """
     if not ("format" in saved and "shards" in saved):
         return
-    folder = path.with_name(saved["shards"]["folder"])
+    folder = _folder(saved, path)
     if not folder.is_dir():
         raise CheckpointError(f"{path} needs the folder {folder}, which is not there. Keep the two together.")
     for name, (size, digest) in saved["shards"]["files"].items():
-        part = folder / name
+        part = folder / _plain_name(name, path)
         there = part.stat().st_size if part.is_file() else None
         if there is None:
             raise CheckpointError(f"{path} cannot be read: its part {part} is missing.")
@@ -184,6 +185,17 @@ def check_folder(saved: dict[str, Any], path: Path) -> None:
             raise CheckpointError(
                 f"{path} cannot be read: its part {part} is damaged ({there} bytes, {size} were written)."
             )
+
+
+def _folder(saved: dict[str, Any], path: Path) -> Path:
+    return path.parent / _plain_name(saved["shards"]["folder"], path)
+
+
+def _plain_name(name: Any, path: Path) -> str:
+    """Return a name that a file gives, unless it leads out of the folder."""
+    if type(name) is not str or name in ("", ".", "..") or any(part in name for part in "/\\\0"):
+        raise CheckpointError(f"{path} names {name!r} as a part of it, which is no name of a file beside it.")
+    return name
 
 
 def read_shards(saved: dict[str, Any], path: Path, mesh: Any) -> dict[str, Any]:
@@ -210,11 +222,11 @@ def read_shards(saved: dict[str, Any], path: Path, mesh: Any) -> dict[str, Any]:
 
     tensors: dict[str, Tensor] = {}
     tree = _put_in(saved, mesh, saved["shards"]["same"], tensors)
-    folder = path.with_name(saved["shards"]["folder"])
+    folder = _folder(saved, path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(dict(tensors), storage_reader=_reader(folder), no_dist=True)
+            dcp.load(dict(tensors), storage_reader=_reader(folder, saved["shards"]["files"]), no_dist=True)
     except (dcp.CheckpointException, OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"the tensors of {path} cannot be read from {folder}: {reason}.") from error
@@ -240,32 +252,57 @@ def _put_in(value: Any, mesh: Any, same: Mapping[str, str], tensors: dict[str, T
     return value
 
 
-def _reader(folder: Path) -> Any:
-    """Return what reads a folder of shards without running code: PyTorch unpickles the folder's index as it is."""
+def _reader(folder: Path, names: Collection[str]) -> Any:
+    """Return what reads a folder of shards without running code: PyTorch unpickles the folder's index as it is.
+
+    Parameters
+    ----------
+    folder : Path
+    names : collection of str
+        The files in it; the index may name no others.
+    """
     from torch.distributed import checkpoint as dcp
 
     class Reader(dcp.FileSystemReader):
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
             with open(folder / ".metadata", "rb") as file:
                 found = _Unpickler(file).load()
-            found.storage_meta = found.storage_meta or dcp.metadata.StorageMeta()
-            found.storage_meta.load_id = self.load_id
+            for info in found.storage_data.values():
+                if info.relative_path not in names or info.transform_descriptors is not None:
+                    raise pickle.UnpicklingError(f"it names {info.relative_path!r}, which is no part of it")
+            found.storage_meta = dcp.metadata.StorageMeta(load_id=self.load_id)
             return found
 
     return Reader(str(folder))
 
 
+# All that PyTorch puts into the index of a folder: classes of plain data, and what makes a layout of its name.
+_IN_AN_INDEX = {
+    *(("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib", "WindowsPath")),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata")
+    ),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in ("BytesStorageMetadata", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING")
+    ),
+}
+
+
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds the classes of which a folder's index is made, and no others."""
+    """Rebuilds what the index of a folder is made of, by exact names, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-        others = (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"))
-        if module in own or (module, name) in others or isinstance(getattr(torch, name, None), torch.dtype):
-            found = super().find_class(module, name)
-            if (module, name) in others or not isinstance(found, type) or found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}, which no checkpoint does")
+        found = None
+        if (module, name) in _IN_AN_INDEX:
+            found = vars(sys.modules[module]).get(name)
+        elif module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            found = vars(torch)[name]
+        if found is None:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}, which no checkpoint does")
+        return found
 
 
 def sweep(folder: Path) -> None:

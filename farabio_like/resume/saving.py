@@ -76,9 +76,16 @@ def write_best(trainer: ConvnetTrainer) -> None:
     """Write the best epoch, if it waits."""
     state = trainer._run_state
     waiting, state.put_off.waiting = state.put_off.waiting, None
-    if waiting is not None and state.folder is not None:
+    if waiting is not None:
         state.writer.finish()  # two at once would write one index
-        _store(trainer, waiting, [state.folder.best])
+        _store_waiting(trainer, waiting)
+
+
+def _store_waiting(trainer: ConvnetTrainer, waiting: dict[str, Any]) -> None:
+    """Write the best epoch, as the last one too: what comes next may not be finite, and is not written then."""
+    folder = trainer._run_state.folder
+    assert folder is not None
+    _store(trainer, waiting, [folder.best, folder.last])
 
 
 def catch_up(trainer: ConvnetTrainer) -> None:
@@ -129,8 +136,8 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
 
     def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
         saved, parameters = of_now
-        if waiting is not None and state.folder is not None and state.folder.best not in paths:
-            _store(trainer, waiting, [state.folder.best])
+        if waiting is not None:
+            _store_waiting(trainer, waiting)
         if nonfinite.weights_are_finite(trainer, parameters):
             _store(trainer, saved, paths)
 

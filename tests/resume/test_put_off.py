@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import ConfigError, checkpoint
+from farabio_like import ConfigError, NonFiniteError, checkpoint
 from farabio_like.state import put_off
 from farabio_like.state.put_off import PutOff
 
@@ -153,7 +153,7 @@ def test_an_exception_loses_nothing_that_was_put_off(never_due, event):
     with pytest.raises(ZeroDivisionError):
         trainer.train()
     setattr(Fails, event, getattr(Runs, event))
-    assert trainer.saved() == {"best": 4, "crash": 6}
+    assert trainer.saved() == {"best": 4, "crash": 6, "last": 4}
     resumed = Fails(never_due)
     resumed.train(resume=True)
     assert same(weights(resumed), whole_run()) and resumed.history[3]["valid"]["loss"] == 0.5
@@ -175,6 +175,20 @@ def test_an_exception_between_two_epochs_saves_the_last_one(never_due):
     resumed = Own({**never_due, "fails": False})
     resumed.train(resume=True)
     assert same(weights(resumed), whole_run())
+
+
+@pytest.mark.parametrize("mode", ["raise", "warn"])
+def test_weights_that_are_not_finite_do_not_take_the_best_epoch_along(never_due, mode):
+    class Breaks(Runs):
+        def on_train_epoch_end(self):
+            if self.epoch == 6:
+                with torch.no_grad():
+                    self.model[0].bias.fill_(float("inf"))
+
+    trainer = started({**never_due, "_on_nonfinite": mode}, Breaks)
+    with pytest.raises(NonFiniteError) if mode == "raise" else pytest.warns(UserWarning, match="not finite"):
+        trainer.train()
+    assert trainer.saved() == {"best": 4, "last": 4}
 
 
 def test_a_loop_of_the_subclass_that_ends_early_is_saved(never_due):
@@ -214,7 +228,9 @@ def test_a_save_asked_for_writes_the_best_epoch_too(never_due):
 
     trainer = started(never_due, Asks)
     trainer.train()
-    assert trainer.files[-1] == {"best": 4} and checkpoint.read(Path("elsewhere") / "mine.ckpt")["epoch"] == 6
+    assert (
+        trainer.files[-1] == {"best": 4, "last": 4} and checkpoint.read(Path("elsewhere") / "mine.ckpt")["epoch"] == 6
+    )
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_save_bit_for_bit(tmp_path):
