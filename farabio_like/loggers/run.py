@@ -234,7 +234,7 @@ def make(name: str) -> Logger:
     return getattr(importlib.import_module(f".{shipped.module}", __package__), shipped.cls)(**shipped.arguments)
 
 
-def record_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
+def log_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
     """Record the metrics of an epoch or of a test, and the learning rate and the seconds of the first."""
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:

@@ -131,7 +131,7 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         state.folder.append({**entry, "best": best})
         if not last:
             drawing.draw_epoch(trainer)
-    loggers.record_epoch(trainer, entry)
+    loggers.log_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state.requests)

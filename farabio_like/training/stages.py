@@ -54,7 +54,7 @@ def _evaluate_before_first_step(trainer: ConvnetTrainer) -> None:
     metrics = trainer.epoch_metrics.get("valid", {})
     if state.folder is not None:
         state.folder.append({"epoch": trainer._start_epoch - 1, "valid": metrics})
-    loggers.record_epoch(trainer, {"epoch": trainer._start_epoch - 1, "valid": metrics})
+    loggers.log_epoch(trainer, {"epoch": trainer._start_epoch - 1, "valid": metrics})
     state.console.metrics("before the first step", metrics)
 
 

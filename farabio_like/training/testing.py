@@ -107,5 +107,5 @@ def close_test(trainer: ConvnetTrainer) -> dict[str, Any]:
     if state.folder is not None:
         state.folder.append({"test": metrics, "weights": state.weights})
         drawing.write_report(trainer)
-    loggers.record_epoch(trainer, {"epoch": trainer._epoch, "test": metrics})
+    loggers.log_epoch(trainer, {"epoch": trainer._epoch, "test": metrics})
     return metrics
