@@ -85,6 +85,8 @@ class Copies:
     def _copy(self, value: Any, taken: dict[Any, Tensor]) -> Any:
         if isinstance(value, Tensor):
             tensor = value.detach()
+            if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:  # no plain memory
+                return tensor.to("cpu", copy=True)
             same = (tensor.data_ptr(), tensor.device, *_key(tensor))  # a shared tensor is copied once
             if same not in taken:
                 held = self._held.get(_key(tensor))

@@ -202,7 +202,9 @@ class _Span(NamedTuple):
 class _Rows:
     """Fetches the samples of batches from tensors; several small batches that follow each other by one gather.
 
-    What is fetched ahead is fetched anew where a tensor was written to meanwhile. Batches of one gather lie in one
+    What is fetched ahead is fetched anew where a tensor was written to meanwhile; where NumPy has its memory too, which
+    tells nothing of what it writes, nothing is fetched ahead. (What is written through ``tensor.data`` between two
+    batches is seen some batches later.) Batches of one gather lie in one
     memory, but each has a version counter of its own: writing to one is not seen by autograd as writing to another.
 
     Parameters
@@ -229,6 +231,8 @@ class _Rows:
         """Return the samples of a span; they are asked for one after the other."""
         size = span.stop - span.start
         batches = min(self.most // size, (span.end - span.start) // size)
+        if not all(tensor.untyped_storage().resizable() for tensor in self.tensors):  # the memory is shared
+            batches, self.waiting = 1, []
         if batches < 2 and not self.waiting:
             return self._gathered(span.order, span.start, span.stop)
         versions = [tensor._version for tensor in self.tensors]

@@ -97,8 +97,8 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         return None
     loader = trainer.train_loader
     return {
-        **state.progress.state_dict(),
-        "asked": state.requests.state_dict(),
+        **state.progress.position(),
+        "asked": state.requests.ends(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),

@@ -109,7 +109,7 @@ class Resumption:
         if position is None:
             return
         state = trainer._run_state
-        state.progress.load_state_dict(position)
+        state.progress.take_position(position)
         if position["phase"] == "train" and position["batches"]:
             ready = partial(self.ready, trainer)
             self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once)
@@ -122,7 +122,7 @@ class Resumption:
         if position is None or position["phase"] != "evaluate":
             return False
         self._parts_again(trainer)
-        state.requests.load_state_dict(position["asked"])
+        state.requests.take_ends(position["asked"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
         trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
         state.progress.batches = position["batches"]
@@ -144,7 +144,7 @@ class Resumption:
         state.progress.batches = position["batches"]
         if any(position["asked"].values()):
             # No further batch: it was saved between stop_train(), say, and the end of the epoch.
-            state.requests.load_state_dict(position["asked"])
+            state.requests.take_ends(position["asked"])
             self.ready(trainer)
             return iter(())
         if start is None:  # stopped before the first batch of the epoch

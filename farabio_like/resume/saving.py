@@ -44,7 +44,7 @@ def after_epoch(trainer: ConvnetTrainer, best: bool, last: bool) -> None:
     if not (best or at_once or trainer._epoch % trainer._save_epoch == 0):
         return
     if not at_once and _is_put_off(trainer) and (not best or _keep(trainer)):
-        state.put_off.behind = True
+        state.put_off.behind = trainer._epoch
         return
     started = perf_counter()
     # The best first: of a process that is killed between the two names, it is the newest to go on from.
@@ -63,6 +63,8 @@ def _is_put_off(trainer: ConvnetTrainer) -> bool:
 
 def _keep(trainer: ConvnetTrainer) -> bool:
     """Keep the whole state of the best epoch in memory, unless it is large or in shards; return whether it is kept."""
+    if not components.modules_of(trainer):
+        return True  # there is nothing to save, see `write`
     size = sum(parameter.nbytes for _, parameter in components.named_parameters(trainer))
     if size > LARGEST_KEPT or fsdp.are_in(trainer):
         return False
@@ -75,25 +77,26 @@ def _keep(trainer: ConvnetTrainer) -> bool:
 def write_best(trainer: ConvnetTrainer) -> None:
     """Write the best epoch, if it waits."""
     state = trainer._run_state
-    waiting, state.put_off.waiting = state.put_off.waiting, None
-    if waiting is not None:
+    if state.put_off.waiting is not None:
         state.writer.finish()  # two at once would write one index
-        _store_waiting(trainer, waiting)
+        _store_waiting(trainer, state.put_off.waiting)
 
 
 def _store_waiting(trainer: ConvnetTrainer, waiting: dict[str, Any]) -> None:
     """Write the best epoch, as the last one too: what comes next may not be finite, and is not written then."""
-    folder = trainer._run_state.folder
-    assert folder is not None
-    _store(trainer, waiting, [folder.best, folder.last])
+    state = trainer._run_state
+    assert state.folder is not None
+    _store(trainer, waiting, [state.folder.best, state.folder.last])
+    if state.put_off.waiting is waiting:  # in the background, a better one may wait by now
+        state.put_off.waiting = None
 
 
 def catch_up(trainer: ConvnetTrainer) -> None:
     """Save the last epoch, if that was put off: a subclass with a train_loop of its own may end after any epoch."""
     state = trainer._run_state
-    if state.put_off.behind and state.folder is not None:
+    if state.put_off.behind is not None and state.folder is not None:
         write(trainer, [state.folder.last])
-        state.put_off.behind = False
+        state.put_off.behind = None
 
 
 def after_step(trainer: ConvnetTrainer) -> None:
@@ -127,7 +130,7 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
             for folder in dict.fromkeys(path.parent for path in paths):  # each needs shards beside it
                 _write_now(trainer, [path for path in paths if path.parent == folder])
         return
-    waiting, state.put_off.waiting = state.put_off.waiting, None
+    waiting = state.put_off.waiting
     saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
     if together and state.ranks is not None:
         if not distributed.is_main():
@@ -201,13 +204,18 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         if not distributed.is_main() or fsdp.are_in(trainer) or distributed.starts_again():
             return
         stopped = False  # torchrun ends by SIGTERM what another rank's failure has left
-    if state.folder is None or at_once or isinstance(error, CheckpointError):
+    if state.folder is None:
         return
     try:
-        state.writer.finish()
-        write_best(trainer)
+        try:
+            state.writer.finish()
+        finally:
+            write_best(trainer)  # whatever has ended the run: it is in no file yet
+        if at_once or isinstance(error, CheckpointError):
+            return
         between_epochs = state.progress.phase is None
-        if between_epochs and not state.put_off.behind:
+        # An epoch whose own end has failed, a scheduler's step say, is not done.
+        if between_epochs and state.put_off.behind != state.progress.last_epoch_done:
             return
         if state.progress.complete_step <= state.saved_step or nonfinite.bad_parameters(trainer):
             return

@@ -77,7 +77,9 @@ class Progress:
         self.phase, self.batches, self.trained_step = "train", 0, 0
         self.epoch_step = self.step - batches
 
-    def state_dict(self) -> dict[str, Any]:
+    # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.
+
+    def position(self) -> dict[str, Any]:
         """Return the position in the epoch under way."""
         return {
             "phase": self.phase,
@@ -87,8 +89,8 @@ class Progress:
             "schedulers": list(self.scheduler_marks),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back where the epoch began, as `state_dict` gave it; its batches come back when they are passed over."""
+    def take_position(self, state: dict[str, Any]) -> None:
+        """Take back where the epoch began, as `position` gave it; its batches come back when they are passed over."""
         if state["rng"] is not None:  # a rank that was not there has its own
             self.epoch_rng = state["rng"]
         self.epoch_started = perf_counter() - state["seconds"]

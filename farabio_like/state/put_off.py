@@ -17,14 +17,14 @@ class PutOff:
 
     Attributes
     ----------
-    behind : bool
-        An epoch was left out since the last save.
+    behind : int or None
+        The last epoch, if it was left out since the last save.
     waiting : dict or None
         The whole state of the best epoch, copied, which is not written yet.
     """
 
     def __init__(self) -> None:
-        self.behind = False
+        self.behind: int | None = None
         self.waiting: dict[str, Any] | None = None
         self._spent, self._cost = 0.0, FIRST_GUESS
         self._started = self._saved = perf_counter()
@@ -49,4 +49,4 @@ class PutOff:
         self._saved = perf_counter()
         self._cost = self._saved - started
         self._spent += self._cost
-        self.behind = False
+        self.behind = None

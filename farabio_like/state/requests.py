@@ -67,10 +67,12 @@ class Requests:
         self.asked = list(dict.fromkeys(name for other in others for name in other.asked))
         self.saves = list(dict.fromkeys(path for other in others for path in other.saves))
 
-    def state_dict(self) -> dict[str, Any]:
+    # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.
+
+    def ends(self) -> dict[str, Any]:
         """Return what a resumed epoch needs: what ends it was asked before the file was written."""
         return {"stop": self.stop, "leave": self.exit_asked, "stop_loader": self.stop_loader}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; `stop_loader` has ended its pass."""
+    def take_ends(self, state: dict[str, Any]) -> None:
+        """Take back what `ends` gave; `stop_loader` has ended its pass."""
         self.stop, self.exit_asked = state["stop"], state["leave"]

@@ -17,7 +17,7 @@ from ..resume import attributes, saving
 from ..resume.capture import callback_states
 from ..rng import get_state
 from ..state import rank_requests, signals
-from ..state.run_state import is_last_epoch
+from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
 from .best import note_best
 from .schedulers import position_of, schedulers_of, step_schedulers
@@ -127,7 +127,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:
-        saving.after_epoch(trainer, best, last)
+        # The last one of a stage too: what comes between two stages may rebuild all that is saved.
+        saving.after_epoch(trainer, best, last or trainer._epoch >= last_epoch(trainer))
         state.folder.append({**entry, "best": best})
         if not last:
             drawing.draw_epoch(trainer)

@@ -163,6 +163,8 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
         steps += [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
         # Not before: callbacks have given the model its own weights.
         steps.append(partial(saving.save_what_is_left, trainer, error))
+    else:
+        steps.append(partial(saving.catch_up, trainer))  # before hooks that end the run change the weights
     steps += [trainer.on_train_end, state.pictures.join]
     steps += [partial(listener, trainer) for listener in state.listeners.get("on_train_end", ())]
     steps.append(state.writer.close)
@@ -211,7 +213,6 @@ def _forget_run(trainer: ConvnetTrainer) -> None:
 def _close_run(trainer: ConvnetTrainer) -> None:
     """Write the weights and the curves, print where everything is."""
     state = trainer._run_state
-    saving.catch_up(trainer)
     if trainer._load_best and state.folder is not None and distributed.from_main(state.folder.best.is_file):
         load_weights(trainer, state.folder.best)
     if state.folder is not None and state.history:

@@ -2,6 +2,7 @@
 
 import traceback
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
@@ -515,3 +516,16 @@ def test_tensors_of_inference_mode_are_fetched_batch_by_batch():
         inputs = torch.arange(12.0)
     found = [batch.tolist() for (batch,) in data.read_batches(DataLoader(TensorDataset(inputs), batch_size=5))]
     assert found == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_numpy_writes_into_the_dataset_is_seen_by_the_next_batch(shuffle):
+    def batches(read):
+        array = np.arange(40.0)
+        loader = DataLoader(TensorDataset(torch.from_numpy(array)), batch_size=4, shuffle=shuffle)
+        torch.manual_seed(0)
+        for (batch,) in read(loader):
+            yield batch.tolist()
+            array += 1
+
+    assert list(batches(iter)) == list(batches(data.read_batches))

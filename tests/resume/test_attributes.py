@@ -1,6 +1,7 @@
 """What a subclass keeps as attributes comes back: tensors, arrays, collections, generators, the loaders' too."""
 
 import collections
+import copy
 import dataclasses
 import random
 import shutil
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from farabio_like import callbacks
 from farabio_like.checkpoint import objects as user_objects
 
+from ..trainers import Tiny
 from .test_resume import (
     INPUTS,
     TARGETS,
@@ -279,3 +281,26 @@ def test_data_with_the_words_of_a_record_is_data():
     assert user_objects.changed(
         user_objects.capture([{"fields": "abd", "class": 1}, torch.zeros(2)]), user_objects.digest(state)
     )
+
+
+def test_a_trainer_that_another_one_holds_goes_on_with_its_counters(tmp_path):
+    class Outer(Tiny):
+        def build_model(self):
+            super().build_model()
+            self.inner = Tiny({"_num_epochs": 2})
+
+        def on_train_start(self):
+            self.copied = copy.deepcopy(self)
+
+        def on_epoch_end(self):
+            if self.epoch == 1:
+                self.inner.train()
+            elif self.fails:
+                raise ZeroDivisionError
+
+    settings = {"_logdir": str(tmp_path), "_num_epochs": 3, "_save_epoch": 1}
+    with pytest.raises(ZeroDivisionError):
+        Outer({**settings, "fails": True}).train()
+    resumed = Outer({**settings, "fails": False})
+    resumed.train(resume=True)
+    assert resumed.step == 9 and resumed.inner.step == 6 and resumed.inner.epoch == 2

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import ConfigError, NonFiniteError, checkpoint
+from farabio_like import CheckpointError, ConfigError, NonFiniteError, Stage, checkpoint
 from farabio_like.state import put_off
 from farabio_like.state.put_off import PutOff
 
@@ -255,3 +255,117 @@ Killed({{"_logdir": {str(tmp_path)!r}, "_unsaved_seconds": float(sys.argv[1])}})
         resumed = Runs({"_logdir": str(tmp_path)})
         resumed.train(resume=True)
         assert same(weights(resumed), whole_run()) and resumed.history[-1]["epoch"] == 6
+
+
+def test_what_on_train_end_does_to_the_weights_is_in_no_file(never_due):
+    class Own(Runs):
+        def train_loop(self):
+            for epoch in (1, 2, 3):
+                self._epoch = epoch
+                self.train_epoch()
+            self.third = weights(self)
+
+        def on_train_end(self):
+            with torch.no_grad():
+                self.model[0].weight.zero_()
+
+    trainer = started({**never_due, "_async_checkpoint": True}, Own)
+    trainer.train()
+    saved = checkpoint.read(trainer.run_dir / "checkpoints" / "last.ckpt")["model"]
+    assert same(saved.values(), trainer.third)
+
+
+def test_the_last_epoch_of_a_stage_is_saved(never_due):
+    class Staged(Runs):
+        def define_train_attr(self):
+            self._stages = [Stage("one", 3), Stage("two", 3)]
+
+        def on_stage_start(self):
+            if self.stage.name == "two":
+                self.before = self.saved()
+                self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+                if self.fails:
+                    raise ZeroDivisionError
+
+    trainer = started({**never_due, "fails": True}, Staged)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert trainer.before == {"best": 2, "last": 3} == trainer.saved()
+    whole = started({**never_due, "_logdir": None, "fails": False}, Staged)
+    whole.saved = dict
+    whole.train()
+    resumed = Staged({**never_due, "fails": False})
+    resumed.train(resume=True)
+    assert same(weights(resumed), weights(whole))
+
+
+def error_in_a_hook(trainer):
+    raise CheckpointError("of a file that is somebody else's")
+
+
+def interrupt(trainer):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fail", [error_in_a_hook, interrupt])
+def test_the_best_epoch_is_written_whatever_ends_the_run(never_due, fail):
+    class Fails(Runs):
+        def on_end_training_batch(self):
+            if self.epoch == 6:
+                fail(self)
+
+    trainer = started(never_due, Fails)
+    with pytest.raises((CheckpointError, KeyboardInterrupt)):
+        trainer.train()
+    assert trainer.saved() == {"best": 4, "last": 4}
+
+
+def test_a_state_that_cannot_be_stored_does_not_take_the_best_epoch_along(never_due):
+    class Bad:
+        def state_dict(self):
+            if trainer.epoch == 6:
+                raise ZeroDivisionError
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    class Holds(Runs):
+        def build_model(self):
+            super().build_model()
+            self.bad = Bad()
+
+    trainer = started(never_due, Holds)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert trainer.saved() == {"best": 4, "last": 4}
+
+
+def test_an_epoch_whose_end_fails_is_not_done(never_due):
+    class Halves(torch.optim.lr_scheduler.StepLR):
+        def step(self):
+            if self.last_epoch == 5:
+                raise ZeroDivisionError
+            super().step()
+
+    class Fails(Runs):
+        def build_model(self):
+            super().build_model()
+            self.scheduler = Halves(self.optimizer, 1, 0.5)
+
+    trainer = started(never_due, Fails)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert trainer.saved() == {"best": 4, "last": 4}
+
+
+def test_a_sparse_buffer_waits_with_the_best_epoch(never_due):
+    class Graph(Runs):
+        def build_model(self):
+            super().build_model()
+            self.model.register_buffer("adjacency", torch.eye(3).to_sparse())
+
+    trainer = started(never_due, Graph)
+    trainer.train()
+    best = checkpoint.read(trainer.run_dir / "checkpoints" / "best.ckpt")
+    assert best["epoch"] == 4 and torch.equal(best["model"]["adjacency"].to_dense(), torch.eye(3))
