@@ -153,7 +153,7 @@ BOUNDS = [
     Bound("empty", "bare", "us per step", 3, per_step),
     Bound("ready", "bare", "extra us per step", 8, extra_time),
     Bound("ready", "default", "extra us per step", 15, extra_time),
-    Bound("ready", "bare", "extra Python calls per step", 18, extra_calls),
+    Bound("ready", "bare", "extra Python calls per step", 18.1, extra_calls),
     Bound("digits", "bare", "times the hand-written loop", 0.65, ratio),
     Bound("ready", "default", "us more with ten idle callbacks", 1, extra_time, IDLE, against=OURS),
     # Default mode also keeps the whole state of the best epochs, and writes and syncs one now and then.
