@@ -18,6 +18,7 @@ from farabio_like import Stage
 
 class PretrainedDigits(Digits):
     def define_train_attr(self):
+        self._save_epoch = 1  # each epoch, however short: a kill costs none of those that are done
         self._stages = [Stage("pretrain", num_epochs=4), Stage("classify", num_epochs=6, monitor="accuracy")]
 
     def build_model(self):
