@@ -150,7 +150,9 @@ def _restore_random(value: random.Random, state: State, device: torch.device) ->
     return value
 
 
-_NUMPY = (np.random.Generator, np.random.RandomState)
+def _is_numpy(value: Any, _: Any = None) -> bool:
+    # Here, not at the head: NumPy imports its random numbers when they are asked for.
+    return is_a(value, (np.random.Generator, np.random.RandomState))
 
 
 def _capture_numpy(value: Any, known: set[int], depth: int) -> State:
@@ -308,7 +310,7 @@ KINDS = (
         _instance(random.Random),
         _restore_random,
     ),
-    Kind("numpy", _instance(*_NUMPY), _capture_numpy, _instance(*_NUMPY), _restore_numpy),
+    Kind("numpy", _is_numpy, _capture_numpy, _is_numpy, _restore_numpy),
     *map(_collection, _COLLECTIONS),
     _container("list", (list,), _put_list),
     _container("tuple", (tuple,), _put_tuple),
