@@ -157,7 +157,7 @@ BOUNDS = [
     Bound("digits", "bare", "times the hand-written loop", 0.65, ratio),
     Bound("ready", "default", "us more with ten idle callbacks", 1, extra_time, IDLE, against=OURS),
     # Default mode also keeps the whole state of the best epochs, and writes and syncs one now and then.
-    Bound("digits", "default", "times the hand-written loop", 0.9, ratio),
+    Bound("digits", "default", "times the hand-written loop", 0.75, ratio),
 ]
 
 
