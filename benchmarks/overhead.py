@@ -151,9 +151,12 @@ def per_step(row: Row, baseline: Row) -> float:
 
 BOUNDS = [
     Bound("empty", "bare", "us per step", 3, per_step),
-    Bound("ready", "bare", "extra us per step", 8, extra_time),
-    Bound("ready", "default", "extra us per step", 15, extra_time),
+    # No bound in microseconds: the same code costs 6 on one machine and 14 on another, whose caches hold less of a
+    # step. The calls are the same everywhere, and a further one shows at once.
+    Bound("ready", "bare", "times the hand-written loop", 1.06, ratio),
+    Bound("ready", "default", "times the hand-written loop", 1.10, ratio),
     Bound("ready", "bare", "extra Python calls per step", 18.1, extra_calls),
+    Bound("ready", "default", "extra Python calls per step", 22, extra_calls),
     Bound("digits", "bare", "times the hand-written loop", 0.65, ratio),
     Bound("ready", "default", "us more with ten idle callbacks", 1, extra_time, IDLE, against=OURS),
     # Default mode also keeps the whole state of the best epochs, and writes and syncs one now and then.
