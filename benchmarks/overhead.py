@@ -157,10 +157,11 @@ BOUNDS = [
     Bound("ready", "default", "times the hand-written loop", 1.10, ratio),
     Bound("ready", "bare", "extra Python calls per step", 18.1, extra_calls),
     Bound("ready", "default", "extra Python calls per step", 22, extra_calls),
-    Bound("digits", "bare", "times the hand-written loop", 0.65, ratio),
+    # How much fetching one by one costs beside the network's own work differs by machine and day: 0.63 to 0.71.
+    Bound("digits", "bare", "times the hand-written loop", 0.75, ratio),
     Bound("ready", "default", "us more with ten idle callbacks", 1, extra_time, IDLE, against=OURS),
     # Default mode also keeps the whole state of the best epochs, and writes and syncs one now and then.
-    Bound("digits", "default", "times the hand-written loop", 0.75, ratio),
+    Bound("digits", "default", "times the hand-written loop", 0.85, ratio),
 ]
 
 
