@@ -788,7 +788,7 @@ class ConvnetTrainer(Settings):
         -------
         Path
         """
-        saving.save_checkpoint(self, Path(path))
+        saving.save_checkpoint(self, Path(path).absolute())  # it may be done when a hook has changed the folder
         return Path(path)
 
     def load_model(self, path: str | Path | None = None) -> None:

@@ -176,7 +176,7 @@ class Logger(Callback):
     Attributes
     ----------
     close_seconds : float
-        How long the end of a run waits for this logger at most.
+        How long the end of a run waits for this logger while it writes no record; a minute at most while it does.
     deadline : float or None
         From the end of the run on: the time, by ``time.monotonic()``, after which nothing is waited for.
     """

@@ -51,7 +51,7 @@ class SavePredictions(Callback):
 
     def __init__(self, loaders: Iterable[str] = ("test",), path: str | Path | None = None) -> None:
         self.loaders = check_loaders("SavePredictions", loaders, ("test", "valid"))
-        self.path = path
+        self.path = None if path is None else Path(path).absolute()  # a hook may change the working folder
         self._kept: list[tuple[int, Any, Any]] = []  # number of the batch, predictions, targets
 
     def listens_to(self, event: str) -> bool:
@@ -97,7 +97,7 @@ class SavePredictions(Callback):
 
     def _folder(self, trainer: ConvnetTrainer) -> Path:
         if self.path is not None:
-            return Path(self.path)
+            return self.path
         if trainer.run_dir is None:
             raise ConfigError(
                 "SavePredictions has no run folder to write to: nothing was trained, or _logdir is None; write "

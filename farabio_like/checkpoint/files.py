@@ -142,11 +142,15 @@ def _copy_into(source: Path, file: IO[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk."""
+    """Sync the names in a folder to the disk, where its file system can do that."""
     if os.name == "posix":  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # CIFS, some of FUSE and of clusters: they have nothing to sync there. The file itself has been.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+                raise
         finally:
             os.close(descriptor)
 

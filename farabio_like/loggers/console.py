@@ -1,12 +1,15 @@
 """The terminal: a header, one aligned line per epoch, a bar while a loader is read, a closing line.
 
 Lines go to stdout, the bar to stderr. Where no bar is seen, a plain line a minute says that a long pass goes on.
-Nothing is wider than 80 columns, except a path that is; there are no colours.
+Nothing is wider than 80 columns, except a path that is; there are no colours. Output that cannot be written (a closed
+pipe, a full disk, a character that the encoding lacks) ends no training.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -36,6 +39,7 @@ class Console:
     def __init__(self, verbose: bool = True, use_tqdm: bool | None = None) -> None:
         self.verbose = verbose
         self.use_tqdm = use_tqdm
+        self.problem: str | None = None  # why something could not be shown: what came first
         self.monitor: str | None = None  # this metric is shown first, after the loss
         self._known: set[tuple[str, str]] = set()
         self._columns: list[tuple[str, str, int]] = []
@@ -49,7 +53,11 @@ class Console:
     def line(self, text: str = "") -> None:
         """Print one line."""
         if self.verbose and distributed.is_main():
-            print(text, flush=True)
+            self.note(write_line(text, sys.stdout))
+
+    def note(self, problem: str | None) -> None:
+        """Remember why something could not be shown, None where all was."""
+        self.problem = self.problem or problem
 
     def once(self, text: str) -> None:
         """Print a line, the first time that it is asked for."""
@@ -134,7 +142,7 @@ class Console:
         wanted = _draws_bars(sys.stderr) if self.use_tqdm is None else self.use_tqdm
         if not wanted or not distributed.is_main():
             return None
-        return Bar(f"{epoch} {name}", total, self.seconds_left if timed else None)
+        return Bar(f"{epoch} {name}", total, self.seconds_left if timed else None, self.note)
 
     def heartbeat(self, name: str, total: int | None, epoch: str, timed: bool = False) -> Heartbeat | None:
         """Return what prints a line a minute during one pass over a loader, None where a terminal shows a bar."""
@@ -150,9 +158,16 @@ class Bar:
     It appears after `REDRAW_SECONDS`, so a pass that is over by then shows none.
     """
 
-    def __init__(self, text: str, total: int | None, seconds_left: Callable[[], float | None] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        total: int | None,
+        seconds_left: Callable[[], float | None] | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         self.text = text.strip()
         self.seconds_left = seconds_left
+        self.note = note  # is told why the bar cannot be drawn
         self.total = total
         self.bar: Any = None
         self.pending = 0
@@ -166,7 +181,18 @@ class Bar:
             self.draw()
 
     def draw(self) -> None:
-        """Draw what was counted."""
+        """Draw what was counted; where that cannot be done, no bar is drawn from now on."""
+        try:
+            self._draw()
+        except Exception as error:  # whatever a stream raises that stands for the terminal
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.bar, self.due = None, math.inf
+        if self.note is not None:
+            self.note(f"the bar cannot be drawn on stderr ({type(error).__name__}: {error})")
+
+    def _draw(self) -> None:
         if self.bar is None:
             kind = _tqdm(self.seconds_left)
             self.bar = kind(total=self.total, desc=self.text, leave=False, dynamic_ncols=True, mininterval=0)
@@ -180,7 +206,10 @@ class Bar:
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
-            self.bar.close()
+            try:
+                self.bar.close()
+            except Exception as error:
+                self._give_up(error)
 
 
 def _tqdm(seconds_left: Callable[[], float | None] | None) -> Any:
@@ -239,8 +268,46 @@ class Heartbeat:
         return done + max(1, min(done, int(LOOK_SECONDS * done / passed) if passed > 0 else done))
 
 
+def write_line(text: str, stream: Any) -> str | None:
+    """Print a line, in characters that the stream has; return why it could not be shown as it is, None where it was.
+
+    Parameters
+    ----------
+    text : str
+    stream : text stream or None
+        ``sys.stdout`` or ``sys.stderr``, which a program without a terminal may not have.
+    """
+    problem = None
+    try:
+        if stream is not None:
+            try:
+                print(text, file=stream, flush=True)
+            except UnicodeEncodeError:
+                encoding = stream.encoding or "ascii"
+                problem = f"the output has characters that its encoding {encoding} lacks; they are escaped"
+                print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        return problem
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        if isinstance(error, BrokenPipeError):
+            _close_quietly(stream)
+        return f"the output cannot be written ({type(error).__name__}: {error}); the run goes on without it"
+
+
+def _close_quietly(stream: Any) -> None:
+    """Send what is still written to a pipe that nobody reads to the null device: Python's exit would fail on it."""
+    with contextlib.suppress(OSError, ValueError):  # it stands for no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, stream.fileno())
+        finally:
+            os.close(null)
+
+
 def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
 
 
 def _is_notebook(stream: Any) -> bool:

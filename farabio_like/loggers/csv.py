@@ -24,8 +24,10 @@ class CSVLogger(Logger):
         Another place.
     """
 
+    close_seconds = 60.0  # a busy machine may take long to import and to write; nothing here hangs for good
+
     def __init__(self, path: str | Path | None = None) -> None:
-        self.given = path
+        self.given = None if path is None else Path(path).absolute()  # a hook may change the working folder
         self.columns: list[str] = []
         self.size = 0  # bytes of the file that are whole rows
 
@@ -74,7 +76,7 @@ class CSVLogger(Logger):
 
     def _path(self, run_dir: Path | None) -> Path:
         if self.given is not None:
-            return Path(self.given)
+            return self.given
         if run_dir is None:
             raise ValueError("there is no run folder: write CSVLogger('metrics.csv')")
         return run_dir / "metrics.csv"

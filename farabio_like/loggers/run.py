@@ -243,7 +243,7 @@ def log_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
 
 
 def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
-    """End the threads; each has as long as its logger's ``close_seconds``."""
+    """End the threads; each has as long as its logger's ``close_seconds``, and longer while it gets on."""
     trainer._run_state.rewind_to = None  # a test of the run starts the loggers once more
     recording = trainer._run_state.recording
     if recording is None or not recording.workers:
@@ -266,7 +266,7 @@ def end(trainer: ConvnetTrainer, status: str) -> None:
     for worker in recording.workers:
         worker.end(status)
     for worker in recording.workers:
-        worker.thread.join(max(0.0, started + worker.logger.close_seconds - time.monotonic()))
+        worker.wait(started, trainer._run_state.console.line)
         worker.leave()
     recording.workers = []
 

@@ -28,11 +28,15 @@ class TensorBoardLogger(Logger):
         Where the package tensorboard is missing.
     """
 
+    close_seconds = 60.0  # a busy machine may take long to import and to write; nothing here hangs for good
+
     def __init__(self, folder: str | Path | None = None) -> None:
         needs("tensorboard", "TensorBoardLogger")
         # Here and not on the logger's thread: torch and tensorboard import a lot, and may do so elsewhere meanwhile.
         import torch.utils.tensorboard  # noqa: F401
 
+        if folder is not None and "://" not in str(folder):
+            folder = Path(folder).absolute()  # a hook may change the working folder
         self.folder = folder
         self.writer: Any = None
         self.started: tuple[str, dict[str, Any]] = ("", {})

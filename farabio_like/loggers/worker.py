@@ -10,17 +10,21 @@ import threading
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..callbacks.base import Logger
+from .console import write_line
 
 MOST_NUMBERS = 100_000  # records of scalars that wait; the oldest go first
 MOST_PICTURES = 16  # images, figures, matrices and texts that wait: they may hold memory of a GPU
 TICK = 0.2  # seconds between two looks at the queue; nothing wakes the thread, which would cost the training one
 LONGEST_PAUSE = 8.0  # seconds between two tries while nothing can be written
+LONGEST_WAIT = 60.0  # seconds that the end of a run waits for a logger that gets on
+SILENT_WAIT = 2.0  # seconds of waiting after which it is said
 
 
 class Changed(Exception):
@@ -71,16 +75,41 @@ class Worker:
     def end(self, status: str) -> None:
         """Ask the thread to write what is left and to close; it has until the logger's deadline."""
         self.status = status
-        self.logger.deadline = time.monotonic() + 0.8 * self.logger.close_seconds
+        self._give(time.monotonic() + self.logger.close_seconds)
         self.ending.set()
+
+    def wait(self, since: float, say: Callable[[str], None]) -> None:
+        """Wait for the thread, which was asked to end: for ``close_seconds`` from its last record on, within a minute.
+
+        Parameters
+        ----------
+        since : float
+            When it was asked, by ``time.monotonic()``.
+        say : callable
+            Gets a line where this lasts.
+        """
+        seconds = self.logger.close_seconds
+        last, seen, said = since + max(LONGEST_WAIT, seconds), (self.started, self.taken), False
+        until = since + seconds
+        while self.thread.is_alive() and (now := time.monotonic()) < until:
+            self.thread.join(min(0.2, until - now))
+            if (progress := (self.started, self.taken)) != seen:
+                seen, until = progress, min(last, time.monotonic() + seconds)
+                self._give(until)
+            if not said and now > since + SILENT_WAIT:
+                said = True
+                say(f"waiting for {self.name}, which has {self.waiting} records to write; Ctrl-C leaves it")
 
     def leave(self) -> None:
         """Say so if the thread has not ended in its time: it hangs in somebody else's code."""
         if self.thread.is_alive():
             _warn(
-                f"{self.name} has not ended in {self.logger.close_seconds:g} seconds: it is left alone, and its last "
-                "records may be lost."
+                f"{self.name} has not ended in {self.logger.close_seconds:g} seconds after what it wrote last: it is "
+                f"left alone, and its last {self.waiting} records may be lost."
             )
+
+    def _give(self, until: float) -> None:
+        self.logger.deadline = until - 0.2 * self.logger.close_seconds  # what is left is for closing
 
     def _run(self) -> None:
         pause = TICK
@@ -201,4 +230,4 @@ def _warn(text: str) -> None:
     try:
         warnings.warn(f"{time.strftime('%H:%M:%S')} {text}", stacklevel=3)
     except UserWarning:  # warnings are errors in this process; on this thread that would end the logger
-        print(text, file=sys.stderr)
+        write_line(text, sys.stderr)

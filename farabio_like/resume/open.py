@@ -40,7 +40,7 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
 
     if trainer._logdir is not None and distributed.from_main(newest):
         state.folder = rundir.RunDir.at(folder, type(trainer))
-        trainer.run_dir = folder
+        trainer.run_dir = state.folder.path
         # Of a checkpoint that was written in the last hook of an epoch, the history has that epoch, which comes again.
         done = state.progress.last_epoch_done
         state.rewind_to = trainer._start_epoch - 1 if done is None else done, state.progress.step

@@ -14,6 +14,7 @@ from ..checkpoint import sharded
 from ..config.settings import Default
 from ..distributed import ddp, fsdp
 from ..errors import CheckpointError
+from ..loggers.console import write_line
 from ..optim import nonfinite
 from ..rundir import index, layout
 from ..state import signals
@@ -223,7 +224,9 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         name = layout.LAST if stopped else layout.CRASH
         write(trainer, [state.folder.last.with_name(name)], together=False)
         if not stopped:
-            state.console.line(f"what was trained until the error is in {state.folder.last.with_name(name)}")
+            state.console.line(
+                f"what was trained until the error is in {layout.shown(state.folder.last.with_name(name))}"
+            )
     except Exception as further:
-        print("another error, while saving after the one that ends the run:", file=sys.stderr)
-        traceback.print_exception(further)
+        write_line("another error, while saving after the one that ends the run:", sys.stderr)
+        write_line("".join(traceback.format_exception(further)).rstrip(), sys.stderr)

@@ -7,6 +7,9 @@ import errno
 import json
 import os
 import platform
+import time
+import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -35,15 +38,17 @@ class RunDir:
     """
 
     def __init__(self, logdir: str | Path, owner: type) -> None:
-        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner))))
+        # Absolute: a hook may change the working folder.
+        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner).absolute())))
         self.owner = owner
         self._lock: IO[str] | None = None
+        self._noted: set[str] = set()
 
     @classmethod
     def at(cls, path: Path, owner: type) -> RunDir:
         """Return the folder of a run that goes on."""
         found = cls.__new__(cls)
-        found.path, found.owner, found._lock = path, owner, None
+        found.path, found.owner, found._lock, found._noted = path.absolute(), owner, None, set()
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,10 +74,10 @@ class RunDir:
 
         path = self.path / layout.LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not flock, which a loader's worker would hold on to after this process was killed.
+        # Not lockf, whose lock is gone as soon as anything in this process has read the file, to copy the folder say.
         lock = open(path, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 lock.close()  # its holder has removed it meanwhile
                 return self.hold()
@@ -85,15 +90,22 @@ class RunDir:
                     f"the run {self.path} is being trained by another process ({holder}). Wait until that has ended, "
                     "or end it; both would write the same files."
                 ) from None
-            return  # a file system without locks
+            warnings.warn(
+                f"the file system of {self.path} has no locks ({error.strerror}): nothing keeps another process from "
+                "training this run too, and writing the same files.",
+                stacklevel=2,
+            )
+            return
         lock.truncate(0)
         lock.write(f"number {os.getpid()} on {platform.node()}")
         lock.flush()
         self._lock = lock
+        _held.add(self)
 
     def release(self) -> None:
         """Let other processes train this run."""
         lock, self._lock = self._lock, None
+        _held.discard(self)
         if lock is not None:
             with contextlib.suppress(OSError):  # of a disk that has gone: what ended the run comes out
                 (self.path / layout.LOCK).unlink(missing_ok=True)
@@ -159,10 +171,50 @@ class RunDir:
         if not distributed.is_main():
             return
         path = self.path / layout.METRICS
+        self._notice_move()
         try:
             append_line(path, entry)
         except OSError as error:
-            raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+            raise CheckpointError(f"cannot write {layout.shown(path)}: {error.strerror or error}.") from error
+
+    def note(self, text: str) -> None:
+        """Add a line to ``notes.txt``, once and where that can be done: what cannot be said anywhere else."""
+        if text in self._noted or not distributed.is_main():
+            return
+        self._noted.add(text)
+        with contextlib.suppress(OSError):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.path / layout.NOTES, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def _notice_move(self) -> None:
+        """Warn, once, that the folder which this process holds is no longer where its files go."""
+        if self._lock is None:
+            return
+        try:
+            there = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / layout.LOCK).stat())
+        except OSError:
+            there = False
+        text = f"the run folder {self.path} was moved or deleted while the run goes on: its next files make it anew"
+        if not there and text not in self._noted:
+            self.note(text)
+            warnings.warn(text, stacklevel=4)
+
+
+_held: weakref.WeakSet[RunDir] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """Close the locks in a process that was forked, a loader's worker say: they end with the process that trains."""
+    for folder in list(_held):
+        lock, folder._lock = folder._lock, None
+        if lock is not None:
+            lock.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ own files are its own affair.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 # In the folder of a run.
@@ -17,6 +18,7 @@ CHECKPOINTS = "checkpoints"  # a folder
 WEIGHTS = "model.pth"
 PLOTS = "plots"  # a folder
 REPORT = "report.html"
+NOTES = "notes.txt"  # there where something could not be said on the terminal
 LOCK = ".lock"  # there while a process trains the run
 
 # In the folder of its checkpoints.
@@ -36,3 +38,12 @@ def folders_of(logdir: str | Path, cls: type) -> list[Path]:
     parent = class_folder(logdir, cls)
     runs = [path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir()] if parent.is_dir() else []
     return sorted(runs, key=lambda path: int(path.name))
+
+
+def shown(path: Path) -> str:
+    """Return a path as people read it: below the working folder without that, else whole."""
+    try:
+        inside = path.is_relative_to(os.getcwd())
+    except OSError:  # somebody has removed the working folder
+        inside = False
+    return os.path.relpath(path) if inside else str(path)

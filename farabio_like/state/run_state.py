@@ -99,6 +99,11 @@ class RunState:
     loaded: str | None = None  # weights that the user loaded on purpose, after the last training
     weights: str = ""  # what load_model() did, for the line that test() prints
 
+    def note_lost_output(self) -> None:
+        """Say in the run folder, once, why something could not be shown on the terminal."""
+        if self.console.problem is not None and self.folder is not None:
+            self.folder.note(self.console.problem)
+
 
 def first_epoch(trainer: ConvnetTrainer) -> int:
     """Return the number of the epoch that comes next."""

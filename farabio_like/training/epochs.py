@@ -134,5 +134,6 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
             drawing.draw_epoch(trainer)
     loggers.log_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
+    state.note_lost_output()
     state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state.requests)

@@ -23,12 +23,13 @@ from ..config.settings import SETTINGS
 from ..data import worker_processes
 from ..errors import CheckpointError
 from ..loggers import run as loggers
-from ..loggers.console import number, seconds
+from ..loggers.console import number, seconds, write_line
 from ..loop import error_notes, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
 from ..resume import attributes, find, saving
 from ..resume.open import bring_along, resume_run
+from ..rundir import layout
 from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
@@ -119,7 +120,8 @@ def _announce(trainer: ConvnetTrainer) -> None:
     epochs = f"epochs {first} to {trainer._num_epochs}" if first <= trainer._num_epochs else "no epoch to train"
     console.line(f"{type(trainer).__name__}: {size} on {trainer.device}, {epochs}")
     if trainer.run_dir is not None:
-        console.line(f"files in {trainer.run_dir}")
+        console.line(f"files in {layout.shown(trainer.run_dir)}")
+    trainer._run_state.note_lost_output()
 
 
 def end_run(trainer: ConvnetTrainer, error: BaseException | None = None) -> None:
@@ -171,6 +173,7 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
     steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
     steps.append(partial(loggers.finish, trainer, error))
     steps += [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    steps.append(state.note_lost_output)
     return steps
 
 
@@ -186,8 +189,8 @@ def _run_all(steps: list[Callable[[], Any]], first: BaseException | None) -> Bas
             if first is None:
                 first = further
             else:
-                print("another error, after the one that ends the run:", file=sys.stderr)
-                traceback.print_exception(further)
+                write_line("another error, after the one that ends the run:", sys.stderr)
+                write_line("".join(traceback.format_exception(further)).rstrip(), sys.stderr)
     return first
 
 
@@ -230,7 +233,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
     closing.append(seconds(sum(entry["seconds"] for entry in state.history)))
     state.console.line("\n" + ", ".join(closing))
     if trainer.run_dir is not None:
-        state.console.line(f"files in {trainer.run_dir}")
+        state.console.line(f"files in {layout.shown(trainer.run_dir)}")
 
 
 def _report_failure(trainer: ConvnetTrainer, error: BaseException) -> None:

@@ -69,7 +69,7 @@ def load_weights(trainer: ConvnetTrainer, path: str | Path | None) -> None:
         if name in averages:
             callback.load_model_state(trainer, averages[name])
     epoch = f", epoch {found['epoch']}" if "format" in found else ""
-    state.weights = f"{path}{epoch}"
+    state.weights = f"{layout.shown(path)}{epoch}"
     if chosen_by_user:
         state.loaded = state.weights
 

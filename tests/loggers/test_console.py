@@ -161,7 +161,7 @@ def test_a_run_says_what_where_and_how_well(capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "Shown: 4 parameters on cpu, epochs 1 to 3"
-    assert lines[1] == lines[-1] == f"files in {trainer.run_dir}"
+    assert lines[1] == lines[-1] == "files in runs/Shown/1"
     rows = [line for line in lines if re.match(r" *\d/3 ", line)]
     assert [row.split()[2] for row in rows] == [f"{one['valid']['loss']:.4f}" for one in history]
     best = min(history, key=lambda one: one["valid"]["loss"])

@@ -27,8 +27,10 @@ def entries(folder):
 
 
 def test_runs_of_a_class_are_numbered():
-    assert [rundir.RunDir("runs", Owner).path for _ in range(3)] == [Path(f"runs/Owner/{n}") for n in (1, 2, 3)]
-    assert rundir.RunDir(Path("runs"), Tiny).path == Path("runs/Tiny/1")
+    assert [rundir.RunDir("runs", Owner).path for _ in range(3)] == [
+        Path(f"runs/Owner/{n}").absolute() for n in (1, 2, 3)
+    ]
+    assert rundir.RunDir(Path("runs"), Tiny).path == Path("runs/Tiny/1").absolute()
 
 
 def test_the_next_number_is_after_the_largest():
