@@ -1,0 +1,1 @@
+Ensemble = cross_validate = None
