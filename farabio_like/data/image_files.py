@@ -164,8 +164,8 @@ def _opened(path: Path) -> Any:
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
         raise DataError(_damaged(path, error)) from error
-    if getattr(image, "n_frames", 1) > 1:
-        frames = image.n_frames
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
         image.close()
         raise DataError(f"{path} has {frames} pages; expected one image. Save each page in a file of its own.")
     return image

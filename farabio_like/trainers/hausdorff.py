@@ -61,8 +61,8 @@ class HausdorffDistance(LabelMetric):
         for predicted, true, counts in zip(batch.predicted, batch.true, batch.counts, strict=True):
             for column in range(columns):
                 place, number = (column, 1) if multilabel else (..., column + 1)
-                regions = ((part[place] == number) & counts[place] for part in (predicted, true))
-                rows.append(border_distance(*regions, self.percentile))
+                first, second = ((part[place] == number) & counts[place] for part in (predicted, true))
+                rows.append(border_distance(first, second, self.percentile))
         return torch.tensor(rows, dtype=torch.float64).reshape(len(batch.true), columns)
 
     def compute(self, state: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 # Colours that people with any colour vision can tell apart (Okabe and Ito, "Color universal design", 2008).
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 OPACITY = 0.45
 LARGEST, SMALLEST = 1024, 256  # pixels of the longer side of a panel
 GAP, STRIP = 6, 16  # pixels between the panels, and above them for their names
@@ -126,13 +126,13 @@ class SaveMasks(Callback):
             outputs = trainer.outputs if self.task == "multiclass" else trainer.outputs > 0  # labels: they are logits
             labels = self.metric.labels({}, outputs, trainer.targets)
             self._rows += self._rows_of(names, labels)
-        labels = Labels(*(part.cpu() if isinstance(part, Tensor) else part for part in labels))
+        predicted, true, counts = (part.cpu() for part in (labels.predicted, labels.true, labels.counts))
+        true = true.masked_fill(~counts, 0)
         images = trainer.inputs.detach().float().cpu()
         for number, name in enumerate(names):
             path = safe_path(name)
-            write_mask(labels.predicted[number], folder / "masks" / path, self.task, self.class_names)
-            true = labels.true[number].masked_fill(~labels.counts[number], 0)
-            write_overlay(images[number], labels.predicted[number], true, folder / "overlays" / path)
+            write_mask(predicted[number], folder / "masks" / path, self.task, self.class_names)
+            write_overlay(images[number], predicted[number], true[number], folder / "overlays" / path)
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Write the table."""
@@ -247,7 +247,8 @@ def write_overlay(image: Tensor, predicted: Tensor, true: Tensor | None, path: P
         left = number * (size[0] + GAP)
         resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
         sheet.paste(Image.fromarray(panel).resize(size, resampling), (left, STRIP))
-        draw.text((left + 2, 2), name, fill="black")
+        shown = f"{name}, outlined: truth" if name == "prediction" and true is not None else name
+        draw.text((left + 2, 2), shown, fill="black")
     sheet.save(path.with_name(f"{path.name}.png"))
 
 
