@@ -4,9 +4,12 @@ Loaders that several ranks share are in `distributed.loaders`.
 """
 
 from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move, shapes_of
+from .image_files import read_image
+from .image_masks import ImageMaskFolder
 from .loaders import Items, describe_loader, fetcher, length_of, read_batches
 
 __all__ = [
+    "ImageMaskFolder",
     "Items",
     "batch_of",
     "batch_size",
@@ -18,5 +21,6 @@ __all__ = [
     "length_of",
     "move",
     "read_batches",
+    "read_image",
     "shapes_of",
 ]

@@ -1,0 +1,210 @@
+"""Files of images and of masks as arrays: PNG, TIFF, JPEG and others through Pillow, NPY through NumPy.
+
+What the numbers of a mask mean, and which image a mask belongs to, is in `image_masks`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+
+Array = npt.NDArray[Any]
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
+LOSSY = (".jpg", ".jpeg")
+
+# Of Pillow's modes: those of one channel and of colours, each with the mode that its pixels are read in.
+_READ_AS = {
+    **{"1": "L", "L": "L", "LA": "L", "La": "L", "I": "I", "I;16": "I;16", "I;16B": "I;16B", "I;16L": "I;16L"},
+    **{"F": "F", "RGB": "RGB", "RGBA": "RGB", "RGBa": "RGB", "RGBX": "RGB", "P": "RGB", "PA": "RGB"},
+    **{"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"},
+}
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow takes them
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Return the image of a file.
+
+    An alpha channel is left out, colours of a palette are looked up, and a photograph is turned as its camera says.
+    Where Pillow knows 8 bits only, as of colours in 16 bits, the image has 8 bits.
+
+    Parameters
+    ----------
+    path : path
+        PNG, TIFF, JPEG, BMP, or NPY of height x width or height x width x channels.
+
+    Returns
+    -------
+    Tensor
+        float32, channels x height x width. Integers are divided by the largest of their type, which makes them 0 to 1:
+        by 255 for 8 bits, by 65535 for 16 bits. Floating-point numbers stay what they are.
+
+    Raises
+    ------
+    DataError
+        For a file that is damaged, or holds no image; it names the file.
+    FileNotFoundError
+        If there is none.
+    """
+    return image_tensor(pixels(path), path)
+
+
+def pixels(path: str | Path, box: tuple[slice, slice] | None = None) -> Array:
+    """Return the pixels of an image as they are in the file, height x width, or height x width x channels.
+
+    Parameters
+    ----------
+    path : path
+    box : pair of slices, optional
+        The rows and columns to read. Of an NPY file no others are.
+    """
+    path = Path(path)
+    found = _array(path, (2, 3)) if path.suffix.lower() == ".npy" else _decoded(path, of_mask=False)
+    return np.ascontiguousarray(found if box is None else found[box])
+
+
+def mask_pixels(path: str | Path, box: tuple[slice, slice] | None = None) -> Array:
+    """Return the numbers in a mask as they are in the file, height x width; of colours height x width x 3.
+
+    Of a palette these are its numbers, not its colours. Three channels that are all the same are one.
+    """
+    path = Path(path)
+    found = _array(path, (2, 3)) if path.suffix.lower() == ".npy" else _decoded(path, of_mask=True)
+    found = np.ascontiguousarray(found if box is None else found[box])
+    if found.ndim == 3 and (found == found[..., :1]).all():
+        return found[..., 0]
+    return found
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Return height and width of an image, without its pixels where the file tells them."""
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return _array(path, (2, 3)).shape[:2]
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+    return (width, height) if turned else (height, width)
+
+
+def image_tensor(array: Array, path: str | Path) -> Tensor:
+    """Return an array of pixels as a float32 tensor of channels x height x width, integers from 0 to 1."""
+    if array.dtype == np.bool_:
+        scaled = array.astype(np.float32)
+    elif array.dtype.kind == "u":
+        scaled = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    elif array.dtype.kind == "i":
+        scaled = _signed(array, path)
+    elif array.dtype.kind == "f":
+        scaled = array.astype(np.float32)
+        if not np.isfinite(scaled).all():
+            wrong = int((~np.isfinite(scaled)).sum())
+            raise DataError(f"{path} has {wrong} pixels that are NaN or infinite; expected finite numbers.")
+    else:
+        raise DataError(f"{path} has pixels of {array.dtype}; expected integers or floating-point numbers.")
+    image = torch.from_numpy(scaled)
+    return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+
+def _signed(array: Array, path: str | Path) -> Array:
+    """Return signed integers from 0 to 1: some readers give 16 bits without a sign as 32 bits with one."""
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if low < 0 or high > 65535:
+        raise DataError(
+            f"{path} has pixels from {low} to {high} of {array.dtype}, and no range that could be made 0 to 1. "
+            "Save it as uint16, or as float32 in the range that the network is to see."
+        )
+    return array.astype(np.float32) / np.float32(65535)
+
+
+def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
+    """Return the array of an NPY file as a memory map; nothing in it is run."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged header raises whatever its bytes lead to
+        raise DataError(_damaged(path, error)) from error
+    if found.ndim not in dimensions or 0 in found.shape:
+        raise DataError(
+            f"{path} has the shape {found.shape}; expected height x width, or height x width x channels. "
+            "An array with the channels first is array.transpose(1, 2, 0)."
+        )
+    if found.ndim == 3 and found.shape[0] <= 4 < found.shape[2]:
+        raise DataError(
+            f"{path} has the shape {found.shape}, which looks like channels x height x width; expected the channels "
+            "last. Write numpy.save(path, array.transpose(1, 2, 0))."
+        )
+    return found
+
+
+def _opened(path: Path) -> Any:
+    """Return the file opened by Pillow, which reads the pixels when they are asked for."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError(
+            f"Files of images need Pillow, and it cannot be imported: {error}. Install it: pip install pillow"
+        ) from error
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: {error}. If it is really that large, write PIL.Image.MAX_IMAGE_PIXELS = None before, or save it "
+            "as NPY, of which a patch alone is read."
+        ) from error
+    except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
+        raise DataError(_damaged(path, error)) from error
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        image.close()
+        raise DataError(f"{path} has {frames} pages; expected one image. Save each page in a file of its own.")
+    return image
+
+
+def _decoded(path: Path, of_mask: bool) -> Array:
+    with _opened(path) as image:
+        from PIL import ImageOps
+
+        if image.mode not in _READ_AS:
+            raise DataError(f"{path} has pixels of Pillow's mode {image.mode!r}; expected one of {tuple(_READ_AS)}.")
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if of_mask:
+                return _mask_array(upright, path)
+            return np.asarray(upright.convert(_READ_AS[image.mode]))
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(_damaged(path, error)) from error
+
+
+def _mask_array(image: Any, path: Path) -> Array:
+    if image.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L", "F", "P", "RGB"):
+        return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() != alpha.max():
+            raise DataError(
+                f"the mask {path} is partly transparent, so its classes may be in the colours or in the transparency. "
+                "Save it with one channel: image.getchannel('A') or image.convert('L')."
+            )
+        return np.asarray(image.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[image.mode]))
+    return np.asarray(image.convert("RGB"))
+
+
+def _damaged(path: Path, error: BaseException) -> str:
+    size = path.stat().st_size if path.exists() else 0
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    kinds = ", ".join(suffix[1:].upper() for suffix in SUFFIXES if suffix not in (".tiff", ".jpeg"))
+    return f"{path} ({size:,} bytes) cannot be read as an image: {reason}. Expected a whole file of {kinds}."

@@ -1,0 +1,411 @@
+"""`ImageMaskFolder`: a folder of images and a folder of their masks as a data set.
+
+How a file becomes pixels is in `image_files`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import ConfigError, DataError, closest
+from . import image_files
+from .image_files import LOSSY, LUMINANCE, SUFFIXES, Array
+
+MOST_NAMED = 5  # files in a message
+
+
+class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of an image and its mask, of which the files have the same name in two folders.
+
+    The mask of ``images/a/cell_7.jpg`` is ``masks/a/cell_7.png``, the id of both is ``a/cell_7``. A file that has no
+    partner is named in a warning, and left out.
+
+    A sample is an image, float32 of channels x height x width from 0 to 1, and a mask, int64 of height x width: the
+    class of every pixel. Patches are drawn by torch's random numbers. In a trainer with a ``_seed`` these depend on the
+    seed, the epoch and the position in the data alone: a run that goes on sees the patches that it would have seen,
+    with any number of workers.
+
+    Parameters
+    ----------
+    images, masks : path
+        The folders; folders within them are read too. PNG, TIFF, JPEG, BMP and NPY.
+    classes : int
+        1: masks of 0 and 1, or 0 and 255. More: masks of the numbers of the classes, from 0 on; for 2 classes
+        0 and 255 will do.
+    values : sequence, optional
+        What stands in the mask for each class, class 0 first: ``[0, 128, 255]``, or colours
+        ``[(0, 0, 0), (255, 0, 0)]``. It replaces `classes`.
+    ignore_index : int, optional
+        Pixels with this value in the file keep it.
+    channels : int, optional
+        Of every image; default: those of the first one. Grey images are repeated; 1 makes colours grey.
+    patch : int or pair of int, optional
+        Height and width in pixels. A sample is a patch of this size at a random place of the image, a new one each
+        time. A smaller image gets zeros at its lower and right side, its mask `ignore_index`, or class 0 without one.
+    patches : int
+        Samples of each image, with `patch`.
+    transform : callable, optional
+        Gets image and mask, and returns both: transforms of ``torchvision.transforms.v2``, which never interpolate
+        the mask. Here it comes after the patch.
+    mask_suffix : str
+        What the names of the masks have more: ``"_mask"`` for ``cell_7_mask.png``.
+    ids : iterable of str, optional
+        Those to read, in this order; default: all, sorted.
+
+    Attributes
+    ----------
+    ids : list of str
+
+    Raises
+    ------
+    ConfigError
+        For an argument that is not allowed, and where Pillow or torchvision is missing.
+    DataError
+        If there is no pair, or an id twice; of a sample: for a damaged file, for an image and a mask of different
+        sizes, and for a mask with other values. It names the file.
+
+    Examples
+    --------
+    ``train, test = ImageMaskFolder("images", "masks").split(0.8, 0.2)``
+
+    ``train = train.changed(patch=256, transform=v2.RandomHorizontalFlip())``
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path,
+        *,
+        classes: int = 1,
+        values: Sequence[Any] | None = None,
+        ignore_index: int | None = None,
+        channels: int | None = None,
+        patch: int | Sequence[int] | None = None,
+        patches: int = 1,
+        transform: Callable[..., Any] | None = None,
+        mask_suffix: str = "",
+        ids: Iterable[str] | None = None,
+    ) -> None:
+        for name, number in (("classes", classes), ("patches", patches)):
+            if type(number) is not int or number < 1:
+                raise ConfigError(f"ImageMaskFolder({name}={number!r}): expected a whole number, 1 or more.")
+        if patches > 1 and patch is None:
+            raise ConfigError(f"ImageMaskFolder(patches={patches}) has no patch. Write patch=256 with it.")
+        if transform is not None and not callable(transform):
+            raise ConfigError(
+                f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
+                "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
+            )
+        self.classes = classes if values is None else len(values)
+        self.values = None if values is None else _checked_values(values)
+        self.ignore_index = ignore_index
+        self.patch = None if patch is None else _checked_patch(patch)
+        self.patches = patches
+        self.transform = transform
+        self._files = _pairs(Path(images), Path(masks), mask_suffix)
+        self.ids = list(self._files) if ids is None else self._chosen(ids)
+        self.channels = channels if channels is not None else self._channels_of_first()
+
+    def __len__(self) -> int:
+        return len(self.ids) * self.patches
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        image_path, mask_path = self.files(self.ids[index % len(self) // self.patches])
+        size = image_files.size_of(image_path)
+        self._check_sizes(image_path, mask_path, size)
+        box = None if self.patch is None else _random_box(size, self.patch)
+        image = self._with_channels(
+            image_files.image_tensor(image_files.pixels(image_path, box), image_path), image_path
+        )
+        mask = self._numbered(image_files.mask_pixels(mask_path, box), mask_path)
+        if self.patch is not None:
+            image = _filled(image, self.patch, 0)
+            mask = _filled(mask, self.patch, 0 if self.ignore_index is None else self.ignore_index)
+        return (image, mask) if self.transform is None else self._transformed(image, mask)
+
+    def files(self, id: str) -> tuple[Path, Path]:
+        """Return the files of an image and its mask."""
+        return self._files[id]
+
+    def changed(self, **changes: Any) -> ImageMaskFolder:
+        """Return the same folders with other arguments: ``patch``, ``patches``, ``transform`` or ``ids``.
+
+        Raises
+        ------
+        ConfigError
+            For another argument, and for a value that is not allowed.
+        """
+        known = ("patch", "patches", "transform", "ids")
+        for name in changes:
+            if name not in known:
+                raise ConfigError(
+                    f"changed() got {name}; expected some of {known}.{closest(name, known)} "
+                    "Others are given to ImageMaskFolder itself."
+                )
+        other = copy.copy(self)
+        if "patch" in changes:
+            other.patch = None if changes["patch"] is None else _checked_patch(changes["patch"])
+            other.patches = self.patches if other.patch is not None else 1
+        if "patches" in changes:
+            if type(changes["patches"]) is not int or changes["patches"] < 1 or other.patch is None:
+                raise ConfigError(f"changed(patches={changes['patches']!r}): expected 1 or more, and a patch.")
+            other.patches = changes["patches"]
+        if "transform" in changes:
+            other.transform = changes["transform"]
+        if "ids" in changes:
+            other.ids = other._chosen(changes["ids"])
+        return other
+
+    def split(self, *fractions: float, seed: int = 0) -> list[ImageMaskFolder]:
+        """Return parts without an image in common, chosen at random: ``train, valid, test = data.split(.7, .15, .15)``.
+
+        Parameters
+        ----------
+        *fractions : float
+            They sum to 1, or to less where some images are to be left out. Each part gets one image at least.
+        seed : int
+            The same seed, the same parts.
+
+        Raises
+        ------
+        ConfigError
+            For other fractions, and for more parts than images.
+        """
+        numbers = all(isinstance(part, (int, float)) and part > 0 for part in fractions)
+        if not fractions or not numbers or sum(fractions) > 1 + 1e-6:
+            raise ConfigError(f"split{fractions}: expected fractions above 0 that sum to 1. Write split(0.8, 0.2).")
+        if len(fractions) > len(self.ids):
+            raise ConfigError(f"split{fractions}: {len(fractions)} parts of {len(self.ids)} images.")
+        order = torch.randperm(len(self.ids), generator=torch.Generator().manual_seed(seed)).tolist()
+        bounds = [round(len(order) * sum(fractions[:k])) for k in range(len(fractions) + 1)]
+        for k in range(1, len(bounds)):  # one image each at least, without taking that of a later part
+            least, most = bounds[k - 1] + 1, len(order) - (len(bounds) - 1 - k)
+            bounds[k] = min(max(bounds[k], least), most)
+        parts = [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [self.changed(ids=[self.ids[number] for number in sorted(part)]) for part in parts]
+
+    def __repr__(self) -> str:
+        patch = "" if self.patch is None else f", {self.patches} patches of {self.patch[0]} x {self.patch[1]} each"
+        return f"ImageMaskFolder of {len(self.ids)} images{patch}"
+
+    def _chosen(self, ids: Iterable[str]) -> list[str]:
+        chosen = [str(id) for id in ids]
+        for id in chosen:
+            if id not in self._files:
+                raise DataError(f"there is no image and mask with the id {id!r}.{closest(id, self._files)}")
+        if not chosen:
+            raise DataError("ids is empty; expected one id at least.")
+        return chosen
+
+    def _channels_of_first(self) -> int:
+        path, _ = self.files(self.ids[0])
+        shape = image_files.pixels(path, (slice(0, 1), slice(0, 1))).shape
+        return shape[2] if len(shape) == 3 else 1
+
+    def _check_sizes(self, image: Path, mask: Path, size: tuple[int, int]) -> None:
+        of_mask = image_files.size_of(mask)
+        if size != of_mask:
+            raise DataError(
+                f"the image {image} has {size[0]} x {size[1]} pixels (height x width), its mask {mask} has "
+                f"{of_mask[0]} x {of_mask[1]}; expected the same."
+            )
+
+    def _with_channels(self, image: Tensor, path: Path) -> Tensor:
+        found = image.shape[0]
+        if found == self.channels:
+            return image
+        if found == 1:
+            return image.expand(self.channels, -1, -1).contiguous()
+        if self.channels == 1 and found == 3:
+            return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
+        raise DataError(f"{path} has {found} channels; expected {self.channels}. Write channels={found}, say.")
+
+    def _numbered(self, mask: Array, path: Path) -> Tensor:
+        """Return the classes of a mask's pixels, int64."""
+        if mask.dtype.kind == "f":
+            if not np.isfinite(mask).all() or (mask != np.round(mask)).any():
+                raise DataError(f"the mask {path} has numbers that are not whole; expected the classes of its pixels.")
+            mask = mask.astype(np.int64)
+        if self.values is not None:
+            return torch.from_numpy(self._looked_up(mask, path))
+        if mask.ndim == 3:
+            raise DataError(
+                f"the mask {path} has colours; expected one number for every pixel. Say which colour is which class: "
+                "values=[(0, 0, 0), (255, 0, 0)]."
+            )
+        return torch.from_numpy(self._classes(mask, path))
+
+    def _classes(self, mask: Array, path: Path) -> Array:
+        numbers = mask.astype(np.int64)
+        if path.suffix.lower() in LOSSY and max(self.classes, 2) == 2:
+            numbers = (numbers > 127).astype(np.int64)  # JPEG changes the values around every border
+        ignored = np.zeros(numbers.shape, bool) if self.ignore_index is None else numbers == self.ignore_index
+        counted = np.unique(numbers[~ignored])
+        highest = max(self.classes, 2) - 1
+        if highest == 1 and np.isin(counted, (0, 255)).all():
+            return np.where(ignored, numbers, (numbers == 255).astype(np.int64))
+        if len(counted) and (counted[0] < 0 or counted[-1] > highest):
+            expected = "0 and 1, or 0 and 255" if highest == 1 else f"0 to {highest}"
+            lossy = " JPEG changes the values of pixels: save masks as PNG." if path.suffix.lower() in LOSSY else ""
+            raise DataError(
+                f"the mask {path} has the values {_some(counted)}; expected {expected}.{lossy} Write "
+                f"ImageMaskFolder(classes={int(counted[-1]) + 1}), values=[...] with that of each class, or "
+                f"ignore_index={int(counted[-1])} for pixels without one."
+            )
+        return numbers
+
+    def _looked_up(self, mask: Array, path: Path) -> Array:
+        assert self.values is not None
+        if (mask.ndim == 3) != isinstance(self.values[0], tuple):
+            if mask.ndim == 3:
+                raise DataError(f"the mask {path} has colours, and values has numbers; expected colours: (255, 0, 0).")
+            mask = np.repeat(mask[..., None], 3, -1)  # a colour mask that is grey: black, say
+        numbers = np.full(mask.shape[:2], -1, np.int64)
+        for number, value in enumerate(self.values):
+            numbers[(mask == value).all(-1) if mask.ndim == 3 else mask == value] = number
+        missing = numbers < 0
+        if missing.any():
+            if self.ignore_index is not None and (mask.ndim == 2) and (mask[missing] == self.ignore_index).all():
+                return np.where(missing, self.ignore_index, numbers)
+            others = np.unique(mask[missing].reshape(int(missing.sum()), -1), axis=0)
+            raise DataError(f"the mask {path} has {_some(others)}, which is not in values={list(self.values)}.")
+        return numbers
+
+    def _transformed(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.transform is not None
+        tensors = import_tv_tensors()
+        found = self.transform(tensors.Image(image), tensors.Mask(mask))
+        if not isinstance(found, (tuple, list)) or len(found) != 2 or not all(isinstance(f, Tensor) for f in found):
+            raise DataError(
+                f"transform returned {_described(found)}; expected an image and a mask. Write "
+                "transform=v2.Compose([...]), or a function that returns both."
+            )
+        image, mask = (part.as_subclass(Tensor) for part in found)
+        if image.shape[-2:] != mask.shape[-2:]:
+            raise DataError(
+                f"transform made an image of {tuple(image.shape)} and a mask of {tuple(mask.shape)}; expected the same "
+                "height and width. Take a transform of torchvision.transforms.v2, which changes both."
+            )
+        return image, mask.long()
+
+
+def import_tv_tensors() -> Any:
+    """Return ``torchvision.tv_tensors``, or say why it cannot be imported."""
+    try:
+        from torchvision import tv_tensors
+    except (ImportError, RuntimeError, OSError) as error:
+        # A torchvision that was built for another torch raises a RuntimeError about a missing operator.
+        raise ConfigError(
+            f"A transform of image and mask needs torchvision, and it cannot be imported with torch "
+            f"{torch.__version__}: {error}. Each torchvision fits one torch; install the two together: "
+            "pip install --upgrade torch torchvision"
+        ) from error
+    return tv_tensors
+
+
+def image_paths(folder: Path) -> dict[str, Path]:
+    """Return the files of images in a folder and those within it, by their ids, sorted.
+
+    Raises
+    ------
+    DataError
+        If there is no folder, none in it, or an id twice.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; here are {_names(Path.cwd().iterdir())}.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        id = path.relative_to(folder).with_suffix("").as_posix()
+        if id in found:
+            raise DataError(f"{found[id]} and {path} have the same name. Keep one of them.")
+        found[id] = path
+    if not found:
+        raise DataError(f"no image in {folder}: expected {', '.join(SUFFIXES)}, found {_names(folder.iterdir())}.")
+    return found
+
+
+def _pairs(images: Path, masks: Path, mask_suffix: str) -> dict[str, tuple[Path, Path]]:
+    """Return the files of images and masks by their id; those that have no partner are named."""
+    found, of_masks = image_paths(images), image_paths(masks)
+    own = {id.removesuffix(mask_suffix): path for id, path in of_masks.items() if id.endswith(mask_suffix)}
+    pairs = {id: (path, own[id]) for id, path in found.items() if id in own}
+    alone = [*(path for id, path in found.items() if id not in own), *(own[id] for id in own if id not in found)]
+    if not pairs:
+        raise DataError(
+            f"no image in {images} has the name of a mask in {masks}: there are {_names(found.values())} and "
+            f"{_names(of_masks.values())}.{_suffix_hint(found, of_masks)}"
+        )
+    if alone:
+        warnings.warn(f"{len(alone)} files have no partner and are left out: {_names(alone)}", stacklevel=3)
+    return pairs
+
+
+def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str:
+    """Return the line to write where all names of masks are those of images with something behind."""
+    known = set(images)
+    for mask in masks:
+        for id in known:
+            if mask.startswith(id) and re.fullmatch(r"[_\-. ]?[A-Za-z_]+", mask[len(id) :]):
+                return f" Write mask_suffix={mask[len(id) :]!r}."
+    return ""
+
+
+def _checked_values(values: Sequence[Any]) -> tuple[Any, ...]:
+    checked = tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values)
+    colours = {isinstance(value, tuple) for value in checked}
+    good = all(len(v) == 3 if isinstance(v, tuple) else isinstance(v, (int, np.integer)) for v in checked)
+    if len(checked) < 2 or len(colours) != 1 or not good or len(set(checked)) != len(checked):
+        raise ConfigError(
+            f"ImageMaskFolder(values={list(values)!r}): expected a number for each class, class 0 first, or a colour "
+            "of three numbers for each. Write values=[0, 255]."
+        )
+    return checked
+
+
+def _checked_patch(patch: Any) -> tuple[int, int]:
+    sizes = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ConfigError(f"patch={patch!r}: expected pixels, or height and width. Write patch=256.")
+    return sizes
+
+
+def _random_box(size: tuple[int, int], patch: tuple[int, int]) -> tuple[slice, slice]:
+    """Return rows and columns of a patch at a random place, all of them where the image is smaller."""
+    starts = [int(torch.randint(max(whole - part, 0) + 1, ())) for whole, part in zip(size, patch, strict=True)]
+    return slice(starts[0], starts[0] + patch[0]), slice(starts[1], starts[1] + patch[1])
+
+
+def _filled(tensor: Tensor, patch: tuple[int, int], value: int) -> Tensor:
+    missing = [whole - there for whole, there in zip(patch, tensor.shape[-2:], strict=True)]
+    return torch.nn.functional.pad(tensor, (0, missing[1], 0, missing[0]), value=value) if any(missing) else tensor
+
+
+def _some(values: Array) -> str:
+    shown = ", ".join(str(value.tolist()) for value in values[:8])
+    return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = sorted(path.name for path in paths)
+    shown = ", ".join(names[:MOST_NAMED]) or "nothing"
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)} values ({', '.join(type(part).__name__ for part in value)})"
+    return f"a {type(value).__name__}"
