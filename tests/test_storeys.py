@@ -20,6 +20,7 @@ loggers
 checks report compare
 optim
 resume.attributes
+resume.inside
 resume.restore
 state
 resume

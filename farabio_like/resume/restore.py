@@ -17,6 +17,7 @@ from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
+from . import inside
 from .attributes import averaging, class_name, components_of, loaders
 
 if TYPE_CHECKING:
@@ -96,8 +97,11 @@ class Resumption:
             step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None
         _load_records(trainer, run)
-        _note_another(trainer, run.get("unchanged", {}))
         position = self.position
+        # Before the hook that starts the epoch what it found when it was called, after it what is now.
+        found = run.get("inside", {}) if position is None else position.get("began", {})
+        inside.give_back(trainer, found, "model", "data", "callbacks")
+        _note_another(trainer, run.get("unchanged", {}))
         rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
         if position is None:
             self.end()
@@ -122,6 +126,7 @@ class Resumption:
         if position is None or position["phase"] != "evaluate":
             return False
         self._parts_again(trainer)
+        inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
         state.requests.take_ends(position["asked"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
         trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
@@ -148,6 +153,7 @@ class Resumption:
             self.ready(trainer)
             return iter(())
         if start is None:  # stopped before the first batch of the epoch
+            inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
             self.end()
             return iter(items)
         return self._after(trainer, items, start)
@@ -155,6 +161,8 @@ class Resumption:
     def ready(self, trainer: ConvnetTrainer) -> None:
         """Give the random numbers their state, once: all is restored then."""
         if not self.ended:
+            # Data sets not before: what is read again and dropped finds them as it did.
+            inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
             rng.set_state(self.saved["run"]["rng"], *loaders(trainer))
             self.end()
 
@@ -170,6 +178,7 @@ class Resumption:
         """
         _load_parts(trainer, self.saved, self.file)
         _load_records(trainer, self.saved["run"])
+        inside.give_back(trainer, self.saved["run"].get("inside", {}), "model", "callbacks")
 
     def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
         iterator = iter(items)

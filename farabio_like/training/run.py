@@ -60,7 +60,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     _count_epochs(trainer)
     state.put_off = PutOff()
     saving.schedule_next(trainer)
-    state.attributes_before = attributes.attributes(trainer)
+    if state.noted != id(trainer):
+        state.attributes_before = attributes.attributes(trainer)
     _open_folder(trainer)
     _announce(trainer)
     optim_steps.bind(trainer)
@@ -206,6 +207,8 @@ def _forget_run(trainer: ConvnetTrainer) -> None:
     state.means = None
     state.metric_objects = None
     state.resumption.end()
+    state.progress.evaluation_records, state.progress.began = None, {}
+    state.evaluation_copies.forget()
     state.requests.saves = []
     state.put_off = PutOff()
 
