@@ -21,6 +21,7 @@ checks report compare
 optim
 resume.attributes
 resume.inside
+resume.optimizers
 resume.restore
 state
 resume

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from .. import checkpoint, components, distributed, rng
 from ..callbacks import dispatch
-from ..callbacks.base import FunctionCallback
 from ..checkpoint import objects as user_objects
 from ..checkpoint import plain
 from ..checkpoint.plain import plain_data, storable
@@ -26,7 +25,7 @@ from ..duck_typing import attribute, has_state, is_a, method
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
 from ..version import __version__
-from . import inside
+from . import inside, optimizers
 from .attributes import (
     averages_weights,
     averaging,
@@ -78,6 +77,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "best": list(state.best) if state.best is not None else None,
             "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
             "components": found["components"],
+            "built": optimizers.built(trainer),
             "unchanged": found["unchanged"],
             "callbacks": found["callbacks"],
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
@@ -100,10 +100,11 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         lent |= own_weights() if own_weights is not None else {}
     parts = components_of(trainer, held)
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    layouts = optimizers.layouts(trainer, held)
     return {
         "model": components.model_state(components.model_of(trainer, held), lent),
         "averages": {name: average for name, average in averages.items() if average},
-        "components": {name: _component(part, name) for name, part in parts.items()},
+        "components": {name: _component(part, name, layouts.get(name)) for name, part in parts.items()},
         "unchanged": unchanged_networks(trainer, held, parts),
     }
 
@@ -144,20 +145,23 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
 
 
 _HOOKS = ("evaluate_epoch", "on_evaluate_epoch_start", "on_evaluate_epoch_end", "on_epoch_end")
+_EVENTS = (*_HOOKS[1:], "on_evaluate_batch_start", "on_evaluate_batch_end")
 
 
 def runs_users_code(trainer: ConvnetTrainer) -> bool:
     """Return whether hooks or callbacks of the user's are called around an evaluation, or at the end of an epoch."""
-    callbacks = [dispatch.innermost(callback) for callback in components.each(trainer.callbacks, list, tuple)]
-    package = __name__.split(".")[0] + "."
-    return not hooks.is_default(trainer, *_HOOKS) or any(
-        is_a(callback, FunctionCallback) or not type(callback).__module__.startswith(package) for callback in callbacks
-    )
+    if not hooks.is_default(trainer, *_HOOKS):
+        return True
+    heard = trainer._run_state.listeners
+    return any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
 
 
-def _component(part: Any, name: str) -> dict[str, Any]:
+def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:
     found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
+    if layout is not None:
+        found["layout"] = layout
     if is_a(part, torch.optim.Optimizer):
+        found["defaults"] = optimizers.defaults_of(part, name)
         parameters = components.parameters_of(part)
         found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
     return found

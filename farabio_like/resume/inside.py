@@ -1,4 +1,4 @@
-"""What hooks change inside modules, data sets, transforms and callbacks, and no ``state_dict`` holds.
+"""What hooks change inside modules, data sets and transforms, and no ``state_dict`` holds.
 
 Flags of parameters and layers, numbers, texts, small tensors, generators: all that differs from what it was when the
 run began. What a trainer holds by itself is in `attributes`, optimizers and schedules are in `optimizers`.
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import components
-from ..callbacks import dispatch
 from ..callbacks.base import Callback
 from ..checkpoint import objects as user_objects
 from ..checkpoint.plain import MOST_PLAIN, PLAIN, is_plain
@@ -110,34 +109,20 @@ def _holders(trainer: ConvnetTrainer, held: Inventory) -> dict[str, dict[str, An
     seen = {id(trainer), id(trainer.config)}
     groups: dict[str, dict[str, Any]] = {}
     parts = [part for part in inventory.once(held.parts) if part.attribute not in _HELD_BY_THE_RUN]
-    for group in ("model", "data", "callbacks"):
+    for group in ("model", "data"):
         walk = _Walk(seen)
         if group == "model":
             for part in parts:
                 if is_a(part.value, nn.Module):
                     walk.enter(part.where, part.value)
-        elif group == "data":
+        else:
             for name in _LOADERS:
                 walk.enter(name, getattr(trainer, name), root=not is_a(getattr(trainer, name), (list, tuple, dict)))
             for part in parts:
                 if is_a(part.value, _ROOTS) or not user_objects.is_record(part.value):
                     walk.enter(part.where, part.value)
-        else:
-            for name, callback in _stateless(trainer).items():
-                walk.enter(name, callback, root=True)
         groups[group] = walk.found
     return groups
-
-
-def _stateless(trainer: ConvnetTrainer) -> dict[str, Any]:
-    """Return the callbacks of a user's that give no state of their own, by a name that is the same in the next run."""
-    found: dict[str, Any] = {}
-    for callback in components.each(trainer.callbacks, list, tuple):
-        callback = dispatch.innermost(callback)
-        kind = type(callback)
-        if kind.state_dict is Callback.state_dict and not kind.__module__.startswith(__name__.split(".")[0] + "."):
-            found[f"callbacks.{kind.__name__}-{len(found) + 1}"] = callback
-    return found
 
 
 def _leaves(holder: Any, known: set[int], inside: Collection[int]) -> Iterator[tuple[str, Any, Any]]:
@@ -214,8 +199,8 @@ def changed(trainer: ConvnetTrainer, held: Inventory) -> Found:
     Returns
     -------
     dict
-        ``flags``: ``requires_grad`` by parameter; ``eval``: the layers in eval mode while a pass trains; ``model``,
-        ``data`` and ``callbacks``: by place, a list of names and states.
+        ``flags``: ``requires_grad`` by parameter; ``eval``: the layers in eval mode while a pass trains; ``model`` and
+        ``data``: by place, a list of names and states.
     """
     state = trainer._run_state
     before, known = state.inside_before, _known(trainer, held)

@@ -17,7 +17,7 @@ from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
-from . import inside
+from . import inside, optimizers
 from .attributes import averaging, class_name, components_of, loaders
 
 if TYPE_CHECKING:
@@ -91,16 +91,18 @@ class Resumption:
         if self.ended:
             return
         state, run = trainer._run_state, self.saved["run"]
-        _load_parts(trainer, self.saved, self.file, weights_only)
+        _load_parts(trainer, self.saved, self.file, weights_only, self.position)
         if not weights_only:
-            step_state.load_state_dict(trainer, run["stepping"])
+            # In the middle of an epoch its hook comes first, which may give an optimizer the parameters of the window.
+            before_hook = {"windows": {}} if self.batches else {}
+            step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
             step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None
         _load_records(trainer, run)
         position = self.position
         # Before the hook that starts the epoch what it found when it was called, after it what is now.
         found = run.get("inside", {}) if position is None else position.get("began", {})
-        inside.give_back(trainer, found, "model", "data", "callbacks")
+        inside.give_back(trainer, found, "model", "data")
         _note_another(trainer, run.get("unchanged", {}))
         rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
         if position is None:
@@ -139,6 +141,7 @@ class Resumption:
         assert position is not None and state.means is not None and state.metric_objects is not None
         start, self.start = self.start, None
         self._parts_again(trainer)
+        step_state.load_state_dict(trainer, self.saved["run"]["stepping"])
         step_state.load_waiting(trainer, self.saved["run"]["stepping"])
         state.means.load_state_dict(position["means"])
         state.metric_objects.load_state_dict(position["objects"])
@@ -178,7 +181,7 @@ class Resumption:
         """
         _load_parts(trainer, self.saved, self.file)
         _load_records(trainer, self.saved["run"])
-        inside.give_back(trainer, self.saved["run"].get("inside", {}), "model", "callbacks")
+        inside.give_back(trainer, self.saved["run"].get("inside", {}), "model")
 
     def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
         iterator = iter(items)
@@ -197,18 +200,43 @@ class Resumption:
 # ---------------------------------------------------------------- loading
 
 
-def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], file: str, weights_only: bool = False) -> None:
-    """Give model, components and averages their state; `file` is where it was read, for messages."""
+def _load_parts(
+    trainer: ConvnetTrainer,
+    saved: dict[str, Any],
+    file: str,
+    weights_only: bool = False,
+    before_hook: dict[str, Any] | None = None,
+) -> None:
+    """Give model, components and averages their state.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    saved : dict
+    file : str
+        Where it was read, for messages.
+    weights_only : bool
+    before_hook : dict, optional
+        The position in an epoch whose first hook has still to be called again.
+    """
     where = f"{file}, written by {saved['class']} and read by {type(trainer).__qualname__},"
     components.load_model_state(components.model_of(trainer), saved["model"], where)
-    _load_components(trainer, {} if weights_only else saved["run"]["components"], file)
+    if not weights_only:
+        _load_components(trainer, saved["run"], file, before_hook)
     for name, callback in averaging(trainer).items():
         if name in saved["averages"]:
             callback.load_model_state(trainer, saved["averages"][name])
 
 
-def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
+def _load_components(
+    trainer: ConvnetTrainer, run: dict[str, Any], file: str, before_hook: dict[str, Any] | None
+) -> None:
+    saved = run["components"]
+    rebuilding = optimizers.Rebuilding(trainer, run, file, (before_hook or {}).get("layouts"))
+    rebuilding.rebuild()
+    saved = {name: entry for name, entry in saved.items() if name not in rebuilding.skipped}
     there = components_of(trainer, inventory.take(trainer), saved) if saved else {}
+    there = {name: part for name, part in there.items() if name not in rebuilding.skipped}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
         trainer._run_state.console.once(
@@ -223,6 +251,8 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) 
                     f"{file}: self.{name} was a {then} when it was written, now it is a {class_name(part)}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
+            if name in rebuilding.cut:
+                values = optimizers.of_the_first_groups(values, rebuilding.cut[name])
             _load_component(name, part, values, file, saved[name].get("shapes", ()))
 
 

@@ -42,6 +42,8 @@ class Progress:
         What a checkpoint holds of the moment when the evaluation began, see `resume.capture`.
     began : dict
         What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`.
+    layouts : dict
+        Which parameters the optimizers had then, see `resume.optimizers`.
     """
 
     step: int = 0
@@ -57,6 +59,7 @@ class Progress:
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_records: dict[str, Any] | None = None
     began: dict[str, Any] = field(default_factory=dict)
+    layouts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def complete_step(self) -> int:
@@ -92,6 +95,7 @@ class Progress:
             "seconds": perf_counter() - self.epoch_started,
             "schedulers": list(self.scheduler_marks),
             "began": self.began,
+            "layouts": self.layouts,
         }
 
     def take_position(self, state: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import components
 from ..checks import hooks
@@ -13,7 +13,7 @@ from ..duck_typing import attribute
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
-from ..resume import attributes, capture, inside, saving
+from ..resume import attributes, capture, inside, optimizers, saving
 from ..rng import get_state
 from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
-    state.progress.began = inside.changed(trainer, inventory.take(trainer))
+    held = inventory.take(trainer)
+    state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
     state.progress.begin_epoch(
         [position_of(scheduler) for scheduler in schedulers_of(trainer)],
         get_state(*attributes.loaders(trainer)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..callbacks import dispatch
 from ..components import inventory
 from ..loggers import run as loggers
-from ..resume import attributes, inside
+from ..resume import attributes, inside, optimizers
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
 
@@ -26,6 +26,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         inside.note(trainer, inventory.take(trainer))
         state.noted = id(trainer)
     if trainer._stages is None:
+        optimizers.note_built(trainer)
         state.resumption.parts(trainer)
         yield
         return
@@ -41,6 +42,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         if not goes_on:
             state.best = None  # another loss, maybe another metric
         _enter_stage(trainer, stage, end)
+        optimizers.note_built(trainer)
         state.resumption.parts(trainer)
         yield
         trainer.on_stage_end()
