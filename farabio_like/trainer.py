@@ -782,7 +782,9 @@ class ConvnetTrainer(Settings):
     def save_checkpoint(self, path: str | Path) -> Path:
         """Save everything that the next step depends on; `train` goes on from it by ``resume=path``.
 
-        Asked for within a training batch, it is done when the batch's hooks and callbacks are.
+        Asked for within a training batch, or in `on_train_epoch_end`, it is done when the hooks and callbacks are. A
+        file of an evaluation, or of `on_epoch_end`, holds what there was when the evaluation began, with the weights
+        of the training, whatever hooks have put into the model since: a run that goes on begins it anew.
 
         Returns
         -------

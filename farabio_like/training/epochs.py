@@ -58,6 +58,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
         capture.note_evaluation(trainer)
     state.progress.phase = "evaluate"
     state.progress.evaluation_rng = get_state(*attributes.loaders(trainer))
+    saving.after_training(trainer)
 
 
 def _check_learning(trainer: ConvnetTrainer) -> None:
