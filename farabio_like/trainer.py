@@ -325,6 +325,8 @@ class ConvnetTrainer(Settings):
     def train_loop(self) -> None:
         """Run `train_epoch` for every epoch, until the last one or `stop_train`."""
         state = self._run_state
+        if run_state.first_epoch(self) > run_state.last_epoch(self):
+            return  # what ends the run finds the last epoch that was done
         self._epoch = run_state.first_epoch(self)
         while self._epoch <= run_state.last_epoch(self) and not (state.requests.ends_run):
             self.train_epoch()

@@ -21,7 +21,7 @@ checks report compare
 optim
 resume.attributes
 resume.inside
-resume.optimizers
+resume.optimizers resume.horizon
 resume.restore
 state
 resume

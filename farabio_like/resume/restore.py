@@ -17,7 +17,7 @@ from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
-from . import inside, optimizers
+from . import horizon, inside, optimizers
 from .attributes import averaging, class_name, components_of, loaders
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Resumption:
         found = run.get("inside", {}) if position is None else position.get("began", {})
         inside.give_back(trainer, found, "model", "data")
         _note_another(trainer, run.get("unchanged", {}))
+        if not weights_only and state.stage is None:
+            horizon.say_ends(trainer, run["num_epochs"], horizon.steps_of_epoch(trainer))
         rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
         if position is None:
             self.end()

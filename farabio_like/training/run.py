@@ -27,8 +27,9 @@ from ..loggers.console import number, seconds
 from ..loop import error_notes, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
-from ..resume import attributes, find, saving
+from ..resume import attributes, find, horizon, saving
 from ..resume.open import bring_along, resume_run
+from ..rundir import index
 from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
@@ -92,7 +93,8 @@ def _count_epochs(trainer: ConvnetTrainer) -> None:
     first, done = first_epoch(trainer), state.progress.last_epoch_done
     alone = trainer._stages is None and state.resumption.ended
     if alone and done is not None and first > trainer._num_epochs:
-        trainer._num_epochs = done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+        before, trainer._num_epochs = trainer._num_epochs, done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+        horizon.say_ends(trainer, before, horizon.steps_of_epoch(trainer))
     while state.history and state.history[-1]["epoch"] >= first:
         state.history.pop()  # an epoch that was interrupted at its end, and is trained again
 
@@ -172,6 +174,8 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
     steps.append(partial(_close_run, trainer) if error is None else partial(_report_failure, trainer, error))
     steps.append(partial(loggers.finish, trainer, error))
     steps += [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
+    if error is None and state.folder is not None and distributed.is_main():
+        steps.append(partial(index.close, state.folder.path))
     return steps
 
 
