@@ -325,6 +325,8 @@ class ConvnetTrainer(Settings):
     def train_loop(self) -> None:
         """Run `train_epoch` for every epoch, until the last one or `stop_train`."""
         state = self._run_state
+        if run_state.first_epoch(self) > run_state.last_epoch(self):
+            return  # what ends the run finds the last epoch that was done
         self._epoch = run_state.first_epoch(self)
         while self._epoch <= run_state.last_epoch(self) and not (state.requests.ends_run):
             self.train_epoch()
@@ -782,7 +784,9 @@ class ConvnetTrainer(Settings):
     def save_checkpoint(self, path: str | Path) -> Path:
         """Save everything that the next step depends on; `train` goes on from it by ``resume=path``.
 
-        Asked for within a training batch, it is done when the batch's hooks and callbacks are.
+        Asked for within a training batch, or in `on_train_epoch_end`, it is done when the hooks and callbacks are. A
+        file of an evaluation, or of `on_epoch_end`, holds what there was when the evaluation began, with the weights
+        of the training, whatever hooks have put into the model since: a run that goes on begins it anew.
 
         Returns
         -------

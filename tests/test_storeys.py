@@ -20,6 +20,8 @@ loggers
 checks report compare
 optim
 resume.attributes
+resume.inside
+resume.optimizers resume.horizon
 resume.restore
 state
 resume

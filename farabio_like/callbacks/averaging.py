@@ -30,6 +30,7 @@ class Average(Callback):
     def __init__(self) -> None:
         self._averages: dict[str, Tensor] = {}  # by plain name; empty before the first update
         self._groups: list[tuple[list[Tensor], list[Tensor]]] = []  # averages and weights of one device and dtype
+        self._weights: list[list[nn.Parameter]] = []  # the parameters of the groups; a weight is a rank's part of one
         self._mark: list[tuple[int, int]] = []  # identity and version of the weights that the average belongs to
 
     def model_state(self, trainer: ConvnetTrainer) -> dict[str, Any]:
@@ -42,9 +43,7 @@ class Average(Callback):
         self._bind(trainer)
         average_of = {id(weight): self._averages[name] for name, weight in _averageable(trainer).items()}
         model = components.model_of(trainer)
-        if isinstance(model, Mapping):
-            return {str(name): _averaged(module, average_of) for name, module in model.items()}
-        return _averaged(model, average_of)
+        return components.model_state(model, average_of)
 
     def load_model_state(self, trainer: ConvnetTrainer, state: Mapping[str, Any]) -> None:
         """Take back what `model_state` gave, after the model has its own weights again.
@@ -96,6 +95,7 @@ class Average(Callback):
         kept = self._averages
         self._averages = {}
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        parameters: dict[Any, list[nn.Parameter]] = {}
         for name, weight in weights.items():
             average = kept.get(name)
             if average is None or average.shape != weight.shape:
@@ -105,7 +105,8 @@ class Average(Callback):
             averages, partners = groups.setdefault((weight.device, weight.dtype), ([], []))
             averages.append(dtensor.local(average))
             partners.append(dtensor.local(weight))
-        self._groups = list(groups.values())
+            parameters.setdefault((weight.device, weight.dtype), []).append(weight)
+        self._groups, self._weights = list(groups.values()), list(parameters.values())
 
     def _move(self, share: float) -> None:
         """Move every average by `share` of its way to the weight: one multi-tensor call per device and dtype."""
@@ -143,9 +144,3 @@ def _averageable(trainer: ConvnetTrainer) -> dict[str, nn.Parameter]:
             found[name] = parameter
             seen.add(id(parameter))
     return found
-
-
-def _averaged(module: nn.Module, average_of: dict[int, Tensor]) -> dict[str, Any]:
-    state = module.state_dict(keep_vars=True)
-    plain = {components.plain_key(module, key): average_of.get(id(value), value) for key, value in state.items()}
-    return {key: value.detach() if isinstance(value, Tensor) else value for key, value in plain.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import distributed
@@ -52,6 +53,14 @@ def innermost(callback: Any) -> Any:
     while getattr(type(callback), "is_wrapper", False):
         callback = callback.callback
     return callback
+
+
+def is_ours(listener: Callable[..., Any]) -> bool:
+    """Return whether a listener is the method of a callback that ships."""
+    if isinstance(listener, partial):  # of a wrapper, which passes an event on to the method
+        listener = listener.args[-1]
+    owner = getattr(listener, "__self__", None)
+    return type(owner).__module__.startswith(__name__.split(".")[0] + ".")
 
 
 def _listener(callback: Callback, event: str) -> Callable[[ConvnetTrainer], Any] | None:

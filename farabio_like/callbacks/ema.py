@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..components import dtensor
 from ..errors import ConfigError
 from .averaging import Average
 
@@ -87,6 +88,14 @@ class EMA(Average):
         finally:
             if not was_inside:
                 self._leave(trainer)
+
+    def own_weights(self) -> dict[int, Tensor]:
+        """Return the weights of training while the model holds the averages, by the ``id`` of their parameter.
+
+        A checkpoint holds these, whenever it is written.
+        """
+        pairs = [pair for both in zip(self._weights, self._raw or (), strict=False) for pair in zip(*both, strict=True)]
+        return {id(parameter): dtensor.with_local(parameter, raw) for parameter, raw in pairs}
 
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Begin a new average where the weights are not those that the old one belongs to."""

@@ -29,6 +29,16 @@ def like(value: Any, target: Any) -> Any:
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
+def with_local(tensor: Tensor, part: Tensor) -> Tensor:
+    """Return a tensor as `tensor` is in shards, of which this is a rank's part; the part where it is in none."""
+    if not is_sharded(tensor):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with the parts of all ranks, which all have to call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
@@ -39,16 +39,19 @@ def plain_key(module: nn.Module, key: str) -> str:
     return ".".join(kept)
 
 
-def plain_state(module: nn.Module) -> dict[str, Any]:
-    """Return the ``state_dict`` of `module` with plain keys."""
-    return {plain_key(module, key): value for key, value in module.state_dict().items()}
+def plain_state(module: nn.Module, instead: Mapping[int, Tensor] | None = None) -> dict[str, Any]:
+    """Return the ``state_dict`` of `module` with plain keys, and with other tensors for some parameters, by their id."""
+    if not instead:
+        return {plain_key(module, key): value for key, value in module.state_dict().items()}
+    state = {key: instead.get(id(value), value) for key, value in module.state_dict(keep_vars=True).items()}
+    return {plain_key(module, k): v.detach() if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
-def model_state(model: Any) -> dict[str, Any]:
-    """Return the plain state of one module, or of each module of a dict under its name."""
+def model_state(model: Any, instead: Mapping[int, Tensor] | None = None) -> dict[str, Any]:
+    """Return the plain state of one module, or of each module of a dict under its name, see `plain_state`."""
     if isinstance(model, Mapping):
-        return {str(name): plain_state(module) for name, module in model.items()}
-    return plain_state(model)
+        return {str(name): plain_state(module, instead) for name, module in model.items()}
+    return plain_state(model, instead)
 
 
 def load_model_state(model: Any, state: Mapping[str, Any], where: str) -> None:

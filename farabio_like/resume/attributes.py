@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -175,23 +175,27 @@ def own_objects(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[
             and id(value) not in known
         ):
             left_out.append(f"self.{name} (a {type(value).__name__})")
-    left_out = sorted(set(left_out) - state.left_out)
+    say_left_out(trainer, left_out)
+    return kept
+
+
+def say_left_out(trainer: ConvnetTrainer, names: Iterable[str]) -> None:
+    """Say once what no checkpoint holds, though the run has changed it."""
+    state = trainer._run_state
+    left_out = sorted(set(names) - state.left_out)
     if left_out:
         state.left_out |= set(left_out)
         state.console.line(
             f"not in the checkpoints: {', '.join(left_out)}; where the next step depends on it, a resumed run "
             "differs. Give it state_dict() and load_state_dict()."
         )
-    return kept
 
 
 def changed_attributes(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return the plain data among a subclass's attributes that has changed since the run began."""
     state = trainer._run_state
     before = state.attributes_before
-    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
-    now = attributes(trainer) if records is None else records[1]
-    return {name: value for name, value in now.items() if name not in before or before[name] != value}
+    return {n: value for n, value in attributes(trainer).items() if n not in before or before[n] != value}
 
 
 def loaders(trainer: ConvnetTrainer, held: Inventory | None = None) -> tuple[Any, ...]:

@@ -1,25 +1,33 @@
-"""What a checkpoint of a run holds: everything that the next step depends on."""
+"""What a checkpoint of a run holds: everything that the next step depends on.
+
+Of an evaluation it is what there was when that began: a run that goes on begins it anew.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import checkpoint, components, distributed, rng
+from ..callbacks import dispatch
 from ..checkpoint import objects as user_objects
 from ..checkpoint import plain
 from ..checkpoint.plain import plain_data, storable
+from ..checks import hooks
 from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.config import to_dict
 from ..data import length_of
-from ..duck_typing import attribute, has_state, is_a
+from ..distributed import fsdp
+from ..duck_typing import attribute, has_state, is_a, method
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
 from ..version import __version__
+from . import inside, optimizers
 from .attributes import (
+    averages_weights,
     averaging,
     changed_attributes,
     class_name,
@@ -47,20 +55,20 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         For a part whose state holds something else, with its name.
     """
     state, held = trainer._run_state, inventory.take(trainer)
-    parts = components_of(trainer, held)
+    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
+    found = {**({} if records and "model" in records else _of_now(trainer, held)), **(records or _small(trainer, held))}
     done = state.progress.last_epoch_done
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
     entry = state.history[-1] if state.history and state.history[-1]["epoch"] == epoch else {}
-    averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
     return {
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
         "epoch": epoch,
         "step": state.progress.complete_step,
         "metrics": {part: plain_metrics(entry.get(part, {})) for part in ("train", "valid")},
-        "model": components.model_state(components.model_of(trainer, held)),
-        "averages": {name: average for name, average in averages.items() if average},
+        "model": found["model"],
+        "averages": found["averages"],
         "run": {
             "num_epochs": trainer._num_epochs,
             "finished": state.progress.phase is None and (epoch >= trainer._num_epochs or state.requests.ends_run),
@@ -68,12 +76,14 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
             "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
-            "components": {name: _component(part, name) for name, part in parts.items()},
-            "unchanged": unchanged_networks(trainer, held, parts),
-            "callbacks": callback_states(trainer),
+            "components": found["components"],
+            "built": optimizers.built(trainer),
+            "unchanged": found["unchanged"],
+            "callbacks": found["callbacks"],
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
-            "attributes": changed_attributes(trainer),
-            "objects": own_objects(trainer, held, parts),
+            "attributes": found["attributes"],
+            "objects": found["objects"],
+            "inside": found["inside"],
             "rng": _rng(trainer, held),
             "epoch": _epoch_under_way(trainer),
             "made_with": made_with(trainer),
@@ -82,9 +92,76 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
     }
 
 
-def _component(part: Any, name: str) -> dict[str, Any]:
+def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
+    """Return the weights, and what has a state beside them; the weights of training, where others are in the model."""
+    lent: dict[int, Tensor] = {}
+    for callback in components.each(trainer.callbacks, list, tuple):
+        own_weights = method(dispatch.innermost(callback), "own_weights")
+        lent |= own_weights() if own_weights is not None else {}
+    parts = components_of(trainer, held)
+    averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    layouts = optimizers.layouts(trainer, held)
+    return {
+        "model": components.model_state(components.model_of(trainer, held), lent),
+        "averages": {name: average for name, average in averages.items() if average},
+        "components": {name: _component(part, name, layouts.get(name)) for name, part in parts.items()},
+        "unchanged": unchanged_networks(trainer, held, parts),
+    }
+
+
+def _small(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
+    """Return what else hooks change: states of callbacks, attributes, objects, what is inside of them."""
+    return {
+        "callbacks": callback_states(trainer),
+        "attributes": changed_attributes(trainer),
+        "objects": own_objects(trainer, held, components_of(trainer, held)),
+        "inside": inside.changed(trainer, held),
+    }
+
+
+def note_evaluation(trainer: ConvnetTrainer) -> None:
+    """Keep what a checkpoint will hold that is written before the evaluation that begins, and its epoch, have ended.
+
+    NOTE: what hooks change in them must not be changed once more by a run that begins with them anew, and a hook may
+    put other weights into the model meanwhile. So of a run with such hooks, or callbacks of the user's, a copy of the
+    weights is kept, on the CPU; optimizers, which nobody lends, are not copied.
+    """
+    state, held = trainer._run_state, inventory.take(trainer)
+    records = _small(trainer, held)
+    averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
+    records = {
+        # Averages of weights, which are large, do not change in an evaluation.
+        "callbacks": [e if a else checkpoint.snapshot(e) for e, a in zip(records["callbacks"], averages, strict=True)],
+        **{name: checkpoint.snapshot(records[name]) for name in ("attributes", "objects", "inside")},
+    }
+    if runs_users_code(trainer):
+        now = _of_now(trainer, held)
+        if not fsdp.are_in(trainer):
+            networks = {name: part for name, part in now["components"].items() if "shapes" not in part}
+            copied = state.evaluation_copies.take({"model": now["model"], "networks": networks})
+            now |= {"model": copied["model"], "components": {**now["components"], **copied["networks"]}}
+        records |= now
+    state.progress.evaluation_records = records
+
+
+_HOOKS = ("evaluate_epoch", "on_evaluate_epoch_start", "on_evaluate_epoch_end", "on_epoch_end")
+_EVENTS = (*_HOOKS[1:], "on_evaluate_batch_start", "on_evaluate_batch_end")
+
+
+def runs_users_code(trainer: ConvnetTrainer) -> bool:
+    """Return whether hooks or callbacks of the user's are called around an evaluation, or at the end of an epoch."""
+    if not hooks.is_default(trainer, *_HOOKS):
+        return True
+    heard = trainer._run_state.listeners
+    return any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
+
+
+def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:
     found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
+    if layout is not None:
+        found["layout"] = layout
     if is_a(part, torch.optim.Optimizer):
+        found["defaults"] = optimizers.defaults_of(part, name)
         parameters = components.parameters_of(part)
         found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
     return found
@@ -109,11 +186,13 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
 def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
     state = trainer._run_state
+    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
+    callbacks = records["callbacks"] if records is not None else None
     return {
         "rng": _rng(trainer, inventory.take(trainer)),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "callbacks": callback_states(trainer),
+        "callbacks": callbacks if callbacks is not None else callback_states(trainer),
         "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
     }
 
@@ -130,10 +209,7 @@ def _measured(trainer: ConvnetTrainer) -> dict[str, Any]:
 
 
 def callback_states(trainer: ConvnetTrainer) -> list[list[Any]]:
-    """Return class and state of every callback, in their order: of the beginning of an evaluation, see `_rng`."""
-    state = trainer._run_state
-    if state.progress.phase == "evaluate" and state.progress.evaluation_records is not None:
-        return state.progress.evaluation_records[0]
+    """Return class and state of every callback, in their order."""
     return [
         [type(callback).__name__, plain_data(callback.state_dict(), type(callback).__name__)]
         for callback in components.each(trainer.callbacks, list, tuple)

@@ -11,7 +11,7 @@ from .. import checkpoint, distributed
 from ..checkpoint import sharded
 from ..errors import CheckpointError, ConfigError
 from ..rundir import layout
-from ..rundir.index import checkpoints, is_finished, sweep_unfinished
+from ..rundir.index import checkpoints, is_closed, is_finished, sweep_unfinished
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -38,8 +38,10 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
     ----------
     trainer : ConvnetTrainer
     resume : True or path
-        True: of the newest run of this class that did not finish, else of the newest one. A path: a checkpoint,
-        or the folder of a run. Of a run its newest checkpoint that is intact.
+        True: of the newest run of this class that did not finish. A path: a checkpoint, or the folder of a run. Of a
+        run its newest checkpoint that is intact. A run is finished when its last epoch is done, or it was ended by
+        ``stop_train()``, and all that comes after was done too; one that has fewer epochs than there are to be now
+        goes on where none is unfinished.
 
     Raises
     ------
@@ -57,23 +59,35 @@ def find(trainer: ConvnetTrainer, resume: Any) -> tuple[dict[str, Any], Path] | 
         return _read(path), path
     if trainer._logdir is None:
         raise ConfigError("train(resume=True) looks in the log folder, and _logdir is None. Give a path.")
-    finished: Path | None = None
+    finished: tuple[dict[str, Any], Path] | None = None
     for folder in reversed(layout.folders_of(trainer._logdir, type(trainer))):
         if not checkpoints(folder):
             sweep_unfinished(folder)
             continue
-        if is_finished(folder):
-            finished = finished or folder
+        if finished is not None and is_finished(folder) and is_closed(folder):
             continue
         found = _newest(trainer, folder)
-        if not found[0]["run"]["finished"]:
+        if not found[0]["run"]["finished"] or not is_closed(folder):
             return found
-        finished = finished or folder
+        finished = finished or found
     if finished is not None:
-        return _newest(trainer, finished)
+        saved, path = finished
+        last, asked = saved["run"]["num_epochs"], trainer._num_epochs
+        if asked > last:
+            return finished
+        how = "was ended by stop_train() in" if saved["epoch"] < asked else "is already at"
+        trainer._run_state.console.line(
+            f"{_run_of(path)} {how} epoch {saved['epoch']} of {asked}: starting a new run; "
+            f"train(resume={str(_run_of(path))!r}) goes on with that one"
+        )
+        return None
     parent = layout.class_folder(trainer._logdir, type(trainer))
     trainer._run_state.console.line(f"nothing to resume in {parent}: starting from epoch {trainer._start_epoch}")
     return None
+
+
+def _run_of(path: Path) -> Path:
+    return path.parent.parent if path.parent.name == layout.CHECKPOINTS else path.parent
 
 
 def find_best(best: list[Any], paths: list[Path]) -> Path | None:

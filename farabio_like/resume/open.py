@@ -51,7 +51,8 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     elif saved["run"]["finished"] and resume_from is True and saved["run"]["num_epochs"] >= trainer._num_epochs:
         state.requests.stop = True
         state.console.line(
-            f"stop_train() ended this run in epoch {saved['epoch']}; train(resume={str(path)!r}) goes on nevertheless"
+            f"stop_train() ended this run in epoch {saved['epoch']}, and it was ended before all was done that comes "
+            f"after; train(resume={str(path)!r}) goes on with further epochs"
         )
 
 

@@ -17,6 +17,7 @@ from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
+from . import horizon, inside, optimizers
 from .attributes import averaging, class_name, components_of, loaders
 
 if TYPE_CHECKING:
@@ -90,14 +91,21 @@ class Resumption:
         if self.ended:
             return
         state, run = trainer._run_state, self.saved["run"]
-        _load_parts(trainer, self.saved, self.file, weights_only)
+        _load_parts(trainer, self.saved, self.file, weights_only, self.position)
         if not weights_only:
-            step_state.load_state_dict(trainer, run["stepping"])
+            # In the middle of an epoch its hook comes first, which may give an optimizer the parameters of the window.
+            before_hook = {"windows": {}} if self.batches else {}
+            step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
             step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None
         _load_records(trainer, run)
-        _note_another(trainer, run.get("unchanged", {}))
         position = self.position
+        # Before the hook that starts the epoch what it found when it was called, after it what is now.
+        found = run.get("inside", {}) if position is None else position.get("began", {})
+        inside.give_back(trainer, found, "model", "data")
+        _note_another(trainer, run.get("unchanged", {}))
+        if not weights_only and state.stage is None:
+            horizon.say_ends(trainer, run["num_epochs"], horizon.steps_of_epoch(trainer))
         rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
         if position is None:
             self.end()
@@ -122,6 +130,7 @@ class Resumption:
         if position is None or position["phase"] != "evaluate":
             return False
         self._parts_again(trainer)
+        inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
         state.requests.take_ends(position["asked"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
         trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
@@ -134,6 +143,7 @@ class Resumption:
         assert position is not None and state.means is not None and state.metric_objects is not None
         start, self.start = self.start, None
         self._parts_again(trainer)
+        step_state.load_state_dict(trainer, self.saved["run"]["stepping"])
         step_state.load_waiting(trainer, self.saved["run"]["stepping"])
         state.means.load_state_dict(position["means"])
         state.metric_objects.load_state_dict(position["objects"])
@@ -148,6 +158,7 @@ class Resumption:
             self.ready(trainer)
             return iter(())
         if start is None:  # stopped before the first batch of the epoch
+            inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
             self.end()
             return iter(items)
         return self._after(trainer, items, start)
@@ -155,6 +166,8 @@ class Resumption:
     def ready(self, trainer: ConvnetTrainer) -> None:
         """Give the random numbers their state, once: all is restored then."""
         if not self.ended:
+            # Data sets not before: what is read again and dropped finds them as it did.
+            inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
             rng.set_state(self.saved["run"]["rng"], *loaders(trainer))
             self.end()
 
@@ -170,6 +183,7 @@ class Resumption:
         """
         _load_parts(trainer, self.saved, self.file)
         _load_records(trainer, self.saved["run"])
+        inside.give_back(trainer, self.saved["run"].get("inside", {}), "model")
 
     def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
         iterator = iter(items)
@@ -188,18 +202,43 @@ class Resumption:
 # ---------------------------------------------------------------- loading
 
 
-def _load_parts(trainer: ConvnetTrainer, saved: dict[str, Any], file: str, weights_only: bool = False) -> None:
-    """Give model, components and averages their state; `file` is where it was read, for messages."""
+def _load_parts(
+    trainer: ConvnetTrainer,
+    saved: dict[str, Any],
+    file: str,
+    weights_only: bool = False,
+    before_hook: dict[str, Any] | None = None,
+) -> None:
+    """Give model, components and averages their state.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    saved : dict
+    file : str
+        Where it was read, for messages.
+    weights_only : bool
+    before_hook : dict, optional
+        The position in an epoch whose first hook has still to be called again.
+    """
     where = f"{file}, written by {saved['class']} and read by {type(trainer).__qualname__},"
     components.load_model_state(components.model_of(trainer), saved["model"], where)
-    _load_components(trainer, {} if weights_only else saved["run"]["components"], file)
+    if not weights_only:
+        _load_components(trainer, saved["run"], file, before_hook)
     for name, callback in averaging(trainer).items():
         if name in saved["averages"]:
             callback.load_model_state(trainer, saved["averages"][name])
 
 
-def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) -> None:
+def _load_components(
+    trainer: ConvnetTrainer, run: dict[str, Any], file: str, before_hook: dict[str, Any] | None
+) -> None:
+    saved = run["components"]
+    rebuilding = optimizers.Rebuilding(trainer, run, file, (before_hook or {}).get("layouts"))
+    rebuilding.rebuild()
+    saved = {name: entry for name, entry in saved.items() if name not in rebuilding.skipped}
     there = components_of(trainer, inventory.take(trainer), saved) if saved else {}
+    there = {name: part for name, part in there.items() if name not in rebuilding.skipped}
     fresh, gone = [n for n in there if n not in saved], [n for n in saved if n not in there]
     if fresh or gone:
         trainer._run_state.console.once(
@@ -214,6 +253,8 @@ def _load_components(trainer: ConvnetTrainer, saved: dict[str, Any], file: str) 
                     f"{file}: self.{name} was a {then} when it was written, now it is a {class_name(part)}. "
                     "Build the same, or load the weights alone: load_model(path)."
                 )
+            if name in rebuilding.cut:
+                values = optimizers.of_the_first_groups(values, rebuilding.cut[name])
             _load_component(name, part, values, file, saved[name].get("shapes", ()))
 
 

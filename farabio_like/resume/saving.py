@@ -187,8 +187,18 @@ def save_checkpoint(trainer: ConvnetTrainer, path: Path) -> None:
     if state.running == "train" and state.progress.phase == "train" and state.loader is not None:
         state.requests.saves.append(path)
         state.requests.asked.append("save")
+    elif state.running == "train" and state.progress.phase == "train" and state.means is not None:
+        state.requests.saves.append(path)  # in on_train_epoch_end, which would be called again: done after it
     else:
         _write_now(trainer, [path])
+
+
+def after_training(trainer: ConvnetTrainer) -> None:
+    """Write what was asked for at the end of an epoch's training batches; its evaluation begins."""
+    requests = trainer._run_state.requests
+    saves, requests.saves = requests.saves, []
+    if saves:
+        write(trainer, saves)
 
 
 def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:

@@ -85,6 +85,19 @@ def is_finished(folder: Path) -> bool:
     return (entry.get("size"), entry.get("changed")) == (last.stat().st_size, last.stat().st_mtime_ns)
 
 
+def is_closed(folder: Path) -> bool:
+    """Return whether all was done that comes after the last save of a run; where nothing is known, it counts so."""
+    return bool(read_index(folder).get("closed", True))
+
+
+def close(folder: Path) -> None:
+    """Note that all was done that comes after the last save of a run."""
+    index = read_index(folder)
+    if index:
+        with contextlib.suppress(OSError):
+            checkpoint.write_text(folder / CHECKPOINTS / INDEX, json.dumps({**index, "closed": True}))
+
+
 def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
     """Note the names of a new checkpoint in the index. Nothing is lost with a hint: not synced, no error."""
     inner = folder / CHECKPOINTS
@@ -97,6 +110,6 @@ def write_index(folder: Path, saved: dict[str, Any], paths: list[Path]) -> None:
             "size": status.st_size,
             "changed": status.st_mtime_ns,
         }
-    index = {"finished": bool(saved["run"]["finished"]), "files": files}
+    index = {"finished": bool(saved["run"]["finished"]), "closed": False, "files": files}
     with contextlib.suppress(OSError):
         checkpoint.write_text(inner / INDEX, json.dumps(index))

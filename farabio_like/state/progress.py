@@ -38,8 +38,12 @@ class Progress:
         Positions of the schedulers when the epoch began.
     epoch_rng, evaluation_rng : dict
         Random numbers when the epoch began, and its evaluation.
-    evaluation_records : tuple or None
-        States of the callbacks, and the plain attributes, when the evaluation began, in a run that has a folder.
+    evaluation_records : dict or None
+        What a checkpoint holds of the moment when the evaluation began, see `resume.capture`.
+    began : dict
+        What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`.
+    layouts : dict
+        Which parameters the optimizers had then, see `resume.optimizers`.
     """
 
     step: int = 0
@@ -53,7 +57,9 @@ class Progress:
     scheduler_marks: list[int] = field(default_factory=list)
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
-    evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
+    evaluation_records: dict[str, Any] | None = None
+    began: dict[str, Any] = field(default_factory=dict)
+    layouts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def complete_step(self) -> int:
@@ -75,6 +81,7 @@ class Progress:
         self.epoch_started, self.left_early = perf_counter(), False
         self.scheduler_marks, self.epoch_rng = schedulers, numbers
         self.phase, self.batches, self.trained_step = "train", 0, 0
+        self.evaluation_records = None
         self.epoch_step = self.step - batches
 
     # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.
@@ -87,6 +94,8 @@ class Progress:
             "rng": rng.packed(self.epoch_rng),
             "seconds": perf_counter() - self.epoch_started,
             "schedulers": list(self.scheduler_marks),
+            "began": self.began,
+            "layouts": self.layouts,
         }
 
     def take_position(self, state: dict[str, Any]) -> None:

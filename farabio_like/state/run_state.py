@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.writer import Writer
+from ..checkpoint.writer import Copies, Writer
 from ..data.loaders import NOTHING
 from ..loggers.console import Console
 from ..metrics.objects import MetricObjects
@@ -83,13 +83,19 @@ class RunState:
     modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
     objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
     marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
-    left_out: set[str] = field(default_factory=set)  # of them, said to be in no checkpoint
+    noted: int | None = None  # the id of the trainer whose objects were noted; those of a copy are others
+    flags_before: dict[str, bool] = field(default_factory=dict)  # requires_grad of its parameters
+    inside_before: dict[tuple[str, str], Any] = field(default_factory=dict)  # attributes inside of them
+    structures_before: dict[str, Any] = field(default_factory=dict)  # classes of what is inside of them
+    built: dict[str, dict[str, Any]] = field(default_factory=dict)  # layouts of its optimizers, by stage
+    left_out: set[str] = field(default_factory=set)  # said to be in no checkpoint
 
     # Saving and going on.
     next_save: float = math.inf  # the step after which a save is due
     next_save_time: float = math.inf
     saved_step: int = 0  # what the newest checkpoint holds
     put_off: PutOff = field(default_factory=PutOff)
+    evaluation_copies: Copies = field(default_factory=Copies)  # memory of the weights that are kept in an evaluation
     writer: Writer = field(default_factory=Writer)
     resumption: Resumption = field(default_factory=Resumption)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .. import checkpoint, components
+from .. import components
 from ..checks import hooks
 from ..components import inventory
 from ..duck_typing import attribute
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
-from ..resume import attributes, saving
-from ..resume.capture import callback_states
+from ..resume import attributes, capture, inside, optimizers, saving
 from ..rng import get_state
 from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
+    held = inventory.take(trainer)
+    state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
     state.progress.begin_epoch(
         [position_of(scheduler) for scheduler in schedulers_of(trainer)],
         get_state(*attributes.loaders(trainer)),
@@ -53,21 +54,11 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     """Note that the training of an epoch is complete, for a save while it is evaluated."""
     state = trainer._run_state
     state.resumption.ready(trainer)
-    # What evaluation and on_epoch_end change must not be changed again by a run that begins with them anew.
-    records = (_records(trainer), attributes.attributes(trainer)) if state.folder is not None else None
-    state.progress.evaluation_records = records
+    if state.folder is not None or capture.runs_users_code(trainer):
+        capture.note_evaluation(trainer)
     state.progress.phase = "evaluate"
     state.progress.evaluation_rng = get_state(*attributes.loaders(trainer))
-
-
-def _records(trainer: ConvnetTrainer) -> list[list[Any]]:
-    """Return copies of the callbacks' states; averages of weights, which are large, do not change in an evaluation."""
-    return [
-        [name, values if attributes.averages_weights(callback) else checkpoint.snapshot(values)]
-        for callback, (name, values) in zip(
-            components.each(trainer.callbacks, list, tuple), callback_states(trainer), strict=True
-        )
-    ]
+    saving.after_training(trainer)
 
 
 def _check_learning(trainer: ConvnetTrainer) -> None:
@@ -117,7 +108,8 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     if state.progress.phase is None:  # a subclass with a train_epoch of its own
         state.trained, state.loaded = True, None
     state.progress.epoch_started = perf_counter()
-    state.progress.phase, state.means, state.metric_objects = None, None, None
+    state.progress.phase, state.progress.evaluation_records = None, None
+    state.means, state.metric_objects = None, None
     entry = state.history[-1]
     for part in ("train", "valid"):
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added

@@ -27,9 +27,9 @@ from ..loggers.console import number, seconds, write_line
 from ..loop import error_notes, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
-from ..resume import attributes, find, saving
+from ..resume import attributes, find, horizon, saving
 from ..resume.open import bring_along, resume_run
-from ..rundir import layout
+from ..rundir import index, layout
 from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
@@ -61,7 +61,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     _count_epochs(trainer)
     state.put_off = PutOff()
     saving.schedule_next(trainer)
-    state.attributes_before = attributes.attributes(trainer)
+    if state.noted != id(trainer):
+        state.attributes_before = attributes.attributes(trainer)
     _open_folder(trainer)
     _announce(trainer)
     optim_steps.bind(trainer)
@@ -92,7 +93,8 @@ def _count_epochs(trainer: ConvnetTrainer) -> None:
     first, done = first_epoch(trainer), state.progress.last_epoch_done
     alone = trainer._stages is None and state.resumption.ended
     if alone and done is not None and first > trainer._num_epochs:
-        trainer._num_epochs = done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+        before, trainer._num_epochs = trainer._num_epochs, done + max(0, trainer._num_epochs - trainer._start_epoch + 1)
+        horizon.say_ends(trainer, before, horizon.steps_of_epoch(trainer))
     while state.history and state.history[-1]["epoch"] >= first:
         state.history.pop()  # an epoch that was interrupted at its end, and is trained again
 
@@ -174,6 +176,8 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
     steps.append(partial(loggers.finish, trainer, error))
     steps += [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
     steps.append(state.note_lost_output)
+    if error is None and state.folder is not None and distributed.is_main():
+        steps.append(partial(index.close, state.folder.path))
     return steps
 
 
@@ -209,6 +213,8 @@ def _forget_run(trainer: ConvnetTrainer) -> None:
     state.means = None
     state.metric_objects = None
     state.resumption.end()
+    state.progress.evaluation_records, state.progress.began = None, {}
+    state.evaluation_copies.forget()
     state.requests.saves = []
     state.put_off = PutOff()
 

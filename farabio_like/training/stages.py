@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
+from ..components import inventory
 from ..loggers import run as loggers
-from ..resume import attributes
+from ..resume import attributes, inside, optimizers
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
 
@@ -20,8 +21,12 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     """Yield once per stage that is left, once in a run without stages."""
     state = trainer._run_state
     _evaluate_before_first_step(trainer)
-    attributes.note_objects(trainer)
+    if state.noted != id(trainer):  # once: what the first run has changed, a later one's checkpoints hold too
+        attributes.note_objects(trainer)
+        inside.note(trainer, inventory.take(trainer))
+        state.noted = id(trainer)
     if trainer._stages is None:
+        optimizers.note_built(trainer)
         state.resumption.parts(trainer)
         yield
         return
@@ -37,6 +42,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         if not goes_on:
             state.best = None  # another loss, maybe another metric
         _enter_stage(trainer, stage, end)
+        optimizers.note_built(trainer)
         state.resumption.parts(trainer)
         yield
         trainer.on_stage_end()
