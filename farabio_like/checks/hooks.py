@@ -210,28 +210,37 @@ def check_signatures(trainer: ConvnetTrainer) -> None:
             ) from None
 
 
-def steps_schedulers(trainer: ConvnetTrainer) -> bool:
-    """Return whether a method of the subclass steps a scheduler, so that the base must not."""
-    return any(_steps_scheduler(code) for code in code_of(type(trainer)))
+_LOOKUPS = ("LOAD_ATTR", "LOAD_METHOD")
+_SUBSCRIPTS = ("BINARY_SUBSCR", "BINARY_OP")
+_CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")
+_NO_STEPS = ("CACHE", "EXTENDED_ARG", "NOP")
 
 
-def _steps_scheduler(code: CodeType) -> bool:
-    """Return whether code has ``scheduler.step`` or ``schedulers[...].step``."""
-    if "step" not in code.co_names:
-        return False
-    owner = ""
-    for instruction in dis.get_instructions(code):
-        if instruction.argval == "step" and "sched" in owner:
-            return True
-        if (
-            isinstance(instruction.argval, str)
-            and instruction.opname.startswith("LOAD")
-            and instruction.opname != "LOAD_CONST"
-        ):
-            owner = instruction.argval
-        elif instruction.opname not in ("LOAD_CONST", "BINARY_SUBSCR", "BINARY_OP", "CACHE", "EXTENDED_ARG"):
-            owner = ""
-    return False
+def stepped_schedulers(trainer: ConvnetTrainer) -> set[str]:
+    """Return the schedulers whose ``step`` a method of the subclass has in its text: ``self.scheduler['head']``.
+
+    Only what it calls by this very name: no other object with a ``step``, nothing in a loop or a helper.
+    """
+    return {where for code in code_of(type(trainer)) for where in _stepped(code)}
+
+
+def _stepped(code: CodeType) -> Iterator[str]:
+    if not {"scheduler", "step"} <= set(code.co_names) or not code.co_argcount:
+        return
+    there = [step for step in dis.get_instructions(code) if step.opname not in _NO_STEPS]
+    for end, instruction in enumerate(there):
+        if instruction.argval != "step" or instruction.opname not in _LOOKUPS:
+            continue
+        before = there[:end]
+        key = ""
+        if len(before) > 2 and before[-1].opname in _SUBSCRIPTS and before[-2].opname in _CONSTANTS:
+            key = f"[{before[-2].argval!r}]"
+            before = before[:-2]
+        if len(before) < 2 or before[-1].argval != "scheduler" or before[-1].opname not in _LOOKUPS:
+            continue
+        loaded = before[-2].argval  # two names, where one instruction loads both
+        if (loaded[-1] if isinstance(loaded, tuple) else loaded) == code.co_varnames[0]:
+            yield f"self.scheduler{key}"
 
 
 def owner(trainer: ConvnetTrainer) -> str:

@@ -17,7 +17,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..duck_typing import attribute, is_a, method
 from ..errors import ConfigError, DataError, HookError
-from .hooks import HOOKS, check_signatures, code_of, is_default, owner, reads, steps_schedulers
+from .hooks import HOOKS, check_signatures, code_of, is_default, owner, reads
 from .loss import no_optimizer
 from .settings import check_settings
 
@@ -219,11 +219,9 @@ def _check_schedulers(trainer: ConvnetTrainer, held: Inventory) -> None:
     for part in held.optimizers:
         own |= {id(part.value), *map(id, components.param_groups(part.value))}
     for where, scheduler in components.named(trainer.scheduler, "self.scheduler"):
-        read = any(reads(code, "scheduler") for code in code_of(type(trainer)))
-        stepless = (isinstance(scheduler, (list, tuple)) and scheduler) or (
-            callable(scheduler) and method(scheduler, "step") is None
-        )
-        read = read or steps_schedulers(trainer) or bool(trainer.callbacks)
+        # One in a list is known to be stepped or not after the first epoch; what a function is for, nothing shows.
+        read = any(reads(code, "scheduler") for code in code_of(type(trainer))) or bool(trainer.callbacks)
+        stepless = callable(scheduler) and method(scheduler, "step") is None
         if stepless and not isinstance(scheduler, type) and not read:
             warnings.warn(
                 f"{owner(trainer)}: {where} is a {type(scheduler).__name__}, which nothing steps; expected something "

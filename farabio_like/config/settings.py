@@ -170,8 +170,11 @@ class Settings:
         of_a_stage=True,
     )
     _stages: Any = setting(None, stages(), "a list of ``Stage``; ``None`` is a run without stages")
-    _scheduler_step: str = setting(
-        "epoch", one_of("epoch", "step"), '``"epoch"`` or ``"step"``: when the schedulers move', of_a_stage=True
+    _scheduler_step: str | None = setting(
+        "epoch",
+        one_of("epoch", "step", None),
+        'when the base steps the schedulers: ``"epoch"`` or ``"step"``, or ``None`` for never',
+        of_a_stage=True,
     )
     _loss_weights: Any = setting(
         None,

@@ -250,6 +250,7 @@ class LoaderPass:
         state.broken_batch = ""
         if training:
             state.means, state.metric_objects = self.means, self.objects
+            state.schedules.add_new(trainer)
 
     def _probe(self) -> torch.nn.Parameter | None:
         trainer = self.trainer

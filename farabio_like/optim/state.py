@@ -25,11 +25,14 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     dict
         ``missed`` (batches that moved no weight), ``scalers`` by optimizer, ``windows`` by optimizer (open
         ones) with ``gradients`` by the position of their parameter in the optimizer; ``unit``, ``overflows``;
-        ``waiting``, gradients by parameter, where a step of the subclass's own has gathered some.
+        ``waiting``, gradients by parameter, where a step of the subclass's own has gathered some; ``schedules``,
+        who has stepped which, where somebody has.
     """
     state = trainer._run_state
     stepping = state.stepping
     found: dict[str, Any] = {"missed": state.batches_without_step, "moved": state.moved}
+    if stepped := state.schedules.steppers(trainer):
+        found["schedules"] = stepped
     open_window = stepping is not None and any(window.batches for window in stepping.windows.values())
     if state.gathering and not open_window and not fsdp.are_in(trainer):
         waiting = {
@@ -99,6 +102,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
                     f"the checkpoint was written amid {window['batches']} accumulated batches, and gradient "
                     f"{position} of optimizer {name!r}, of shape {tuple(gradient.shape)}, fits no parameter now."
                 )
+    state.schedules.load_steppers(trainer, found.get("schedules", {}))
     state.batches_without_step, state.moved = found.get("missed", 0), found.get("moved", True)
     if stepping is None:
         return

@@ -175,6 +175,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     loader = trainer.train_loader
     return {
         **state.progress.position(),
+        "schedulers": state.schedules.positions(trainer),
         "asked": state.requests.ends(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},

@@ -118,6 +118,7 @@ class Resumption:
             return
         state = trainer._run_state
         state.progress.take_position(position)
+        state.schedules.load_positions(trainer, position["schedulers"])
         if position["phase"] == "train" and position["batches"]:
             ready = partial(self.ready, trainer)
             self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once)

@@ -34,8 +34,6 @@ class Progress:
         When, by ``time.perf_counter``.
     left_early : bool
         This epoch's evaluation was.
-    scheduler_marks : list of int
-        Positions of the schedulers when the epoch began.
     epoch_rng, evaluation_rng : dict
         Random numbers when the epoch began, and its evaluation.
     evaluation_records : dict or None
@@ -54,7 +52,6 @@ class Progress:
     epoch_step: int = 0
     epoch_started: float = 0.0
     left_early: bool = False
-    scheduler_marks: list[int] = field(default_factory=list)
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_records: dict[str, Any] | None = None
@@ -66,20 +63,18 @@ class Progress:
         """The last training step that is complete."""
         return self.epoch_step + self.batches if self.phase is not None else self.step
 
-    def begin_epoch(self, schedulers: list[int], numbers: dict[str, Any], batches: int) -> None:
+    def begin_epoch(self, numbers: dict[str, Any], batches: int) -> None:
         """Begin to count an epoch.
 
         Parameters
         ----------
-        schedulers : list of int
-            Their positions.
         numbers : dict
             The state of the random numbers.
         batches : int
             Trained in it before, by the run that is resumed.
         """
         self.epoch_started, self.left_early = perf_counter(), False
-        self.scheduler_marks, self.epoch_rng = schedulers, numbers
+        self.epoch_rng = numbers
         self.phase, self.batches, self.trained_step = "train", 0, 0
         self.evaluation_records = None
         self.epoch_step = self.step - batches
@@ -93,7 +88,6 @@ class Progress:
             "batches": self.batches,
             "rng": rng.packed(self.epoch_rng),
             "seconds": perf_counter() - self.epoch_started,
-            "schedulers": list(self.scheduler_marks),
             "began": self.began,
             "layouts": self.layouts,
         }
@@ -103,4 +97,3 @@ class Progress:
         if state["rng"] is not None:  # a rank that was not there has its own
             self.epoch_rng = state["rng"]
         self.epoch_started = perf_counter() - state["seconds"]
-        self.scheduler_marks = list(state["schedulers"])

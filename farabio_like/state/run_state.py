@@ -11,6 +11,7 @@ from ..data.loaders import NOTHING
 from ..loggers.console import Console
 from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
+from ..optim.schedules import Schedules
 from ..plots.painter import Painter
 from ..resume.restore import Resumption
 from .progress import Progress
@@ -68,6 +69,8 @@ class RunState:
     weights_version: int | None = None  # when the first epoch began
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
+
+    schedules: Schedules = field(default_factory=Schedules)
 
     # The steps of the optimizers.
     stepping: Stepping | None = None  # None where every batch is one plain step

@@ -19,7 +19,7 @@ from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
 from .best import note_best
-from .schedulers import position_of, schedulers_of, step_schedulers
+from .schedulers import step_schedulers
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -30,11 +30,8 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     held = inventory.take(trainer)
     state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
-    state.progress.begin_epoch(
-        [position_of(scheduler) for scheduler in schedulers_of(trainer)],
-        get_state(*attributes.loaders(trainer)),
-        state.resumption.batches,
-    )
+    state.schedules.begin_epoch(trainer)
+    state.progress.begin_epoch(get_state(*attributes.loaders(trainer)), state.resumption.batches)
     state.trained, state.loaded = True, None
     trainer.epoch_metrics = {}
     own_step = state.progress.last_epoch_done is None and not hooks.is_default(trainer, "training_step")

@@ -78,6 +78,7 @@ def _begin_afresh(trainer: ConvnetTrainer) -> None:
     state.rewind_to, state.progress.phase = None, None
     state.item = loader_pass.NOTHING
     state.saved = False
+    state.schedules.rest()
 
 
 def _plain_integers(trainer: ConvnetTrainer) -> None:

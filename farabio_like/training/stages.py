@@ -68,6 +68,7 @@ def _enter_stage(trainer: ConvnetTrainer, stage: Stage, end: int) -> None:
     """Give a trainer the settings of a stage, whose last epoch is `end`, and call the hooks that begin it."""
     state = trainer._run_state
     state.stage, state.stage_end = stage, end
+    state.schedules.rest()
     state.before_stage = {f"_{name}": getattr(trainer, f"_{name}") for name in stage.settings}
     vars(trainer).update({f"_{name}": value for name, value in stage.settings.items()})
     state.console.line(f"\nstage {stage.name}: epochs {first_epoch(trainer)} to {end}")
