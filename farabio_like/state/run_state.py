@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.writer import Writer
 from ..data.loaders import NOTHING
 from ..loggers.console import Console
+from ..metrics.direction import Best
 from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..plots.painter import Painter
@@ -67,7 +68,7 @@ class RunState:
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
     weights_version: int | None = None  # when the first epoch began
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
-    best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
+    best: Best | None = None
 
     # The steps of the optimizers.
     stepping: Stepping | None = None  # None where every batch is one plain step

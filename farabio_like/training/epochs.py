@@ -10,6 +10,7 @@ from .. import checkpoint, components
 from ..checks import hooks
 from ..components import inventory
 from ..duck_typing import attribute
+from ..errors import ConfigError
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
 from ..optim import nonfinite
@@ -20,7 +21,9 @@ from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
 from .best import note_best
-from .schedulers import position_of, schedulers_of, step_schedulers
+from .monitor import evaluation_is_due as evaluation_is_due
+from .monitor import of_settings
+from .schedulers import follows_metric, position_of, schedulers_of, step_schedulers
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -121,9 +124,15 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     entry = state.history[-1]
     for part in ("train", "valid"):
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
-    step_schedulers(trainer, entry)
-    best = not state.progress.left_early and note_best(trainer, entry)
-    last = is_last_epoch(trainer)
+    monitor, problem = of_settings(trainer), None
+    try:
+        part, value = monitor.part_of(trainer, entry), monitor.read(trainer, entry)
+        monitor.check_direction()
+    except ConfigError as error:  # told when the epoch is saved
+        part, value, problem = "valid", None, _to_tell(trainer, error)
+    step_schedulers(trainer, value)
+    best = note_best(trainer, monitor, part, value)
+    last = is_last_epoch(trainer) or problem is not None
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:
@@ -134,5 +143,17 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
             drawing.draw_epoch(trainer)
     loggers.log_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
+    if problem is not None:
+        raise problem
     state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state.requests)
+
+
+def _to_tell(trainer: ConvnetTrainer, problem: ConfigError) -> ConfigError | None:
+    """Return what is wrong with the monitored metric, where anything asked for it: a loss may be missing."""
+    if trainer._monitor is not None:
+        return problem
+    plateau = trainer._scheduler_step == "epoch" and any(map(follows_metric, schedulers_of(trainer)))
+    if plateau and not hooks.steps_schedulers(trainer):
+        return ConfigError("ReduceLROnPlateau needs a metric, and there is no 'loss'; set self._monitor.")
+    return None

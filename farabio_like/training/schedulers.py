@@ -9,8 +9,6 @@ import torch
 from .. import components
 from ..checks import hooks
 from ..duck_typing import attribute, has_methods
-from ..errors import ConfigError
-from .best import monitored
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -26,18 +24,26 @@ def position_of(scheduler: Any) -> int:
     return attribute(scheduler, "last_epoch", 0)
 
 
-def step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:
-    """Step the schedulers that move per epoch, unless the subclass steps them itself."""
+def step_schedulers(trainer: ConvnetTrainer, value: float | None) -> None:
+    """Step the schedulers that move per epoch, unless the subclass steps them itself.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    value : float or None
+        Of the monitored metric; without it, in an epoch without an evaluation, one that follows it stays.
+    """
     if trainer._scheduler_step != "epoch" or trainer.scheduler is None or hooks.steps_schedulers(trainer):
         return
     for scheduler, mark in zip(schedulers_of(trainer), trainer._run_state.progress.scheduler_marks, strict=False):
         if position_of(scheduler) != mark:
             continue
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            name, _, value = monitored(trainer, entry)
-            if value is not None:
-                scheduler.step(value)
-            elif trainer._monitor is None and trainer._eval_interval == 1:
-                raise ConfigError(f"ReduceLROnPlateau needs a metric, and there is no {name!r}; set self._monitor.")
-        else:
+        if not follows_metric(scheduler):
             scheduler.step()
+        elif value is not None:
+            scheduler.step(value)
+
+
+def follows_metric(scheduler: Any) -> bool:
+    """Return whether a scheduler is stepped with the monitored metric."""
+    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)

@@ -9,7 +9,7 @@ from ..callbacks import dispatch
 from ..loggers import run as loggers
 from ..resume import attributes
 from ..state.run_state import first_epoch
-from .best import evaluation_is_due
+from .monitor import evaluation_is_due
 
 if TYPE_CHECKING:
     from ..config.stages import Stage
