@@ -118,7 +118,9 @@ def _best_of(runs: Sequence[RunFiles], metric: str, values: Sequence[float]) -> 
     """Return the best of some values of a metric, by the direction of the run that monitors it."""
     judge = next((run for run in runs if run.monitor == metric), RunFiles(Path()))
     ranked = RunFiles(Path(), settings=judge.settings)
-    ranked.history = [{"epoch": place, "valid": {metric: value}} for place, value in enumerate(values)]
+    ranked.history = [
+        {"epoch": place, **dict.fromkeys(("train", "valid"), {metric: value})} for place, value in enumerate(values)
+    ]
     best = ranked.best(metric)
     return None if best is None else best[1]
 

@@ -120,10 +120,14 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
 
 def _best_row(run: RunFiles, name: str) -> tuple[str, ...]:
     best = run.best(name)
-    part = best[0] if best is not None else "train"
+    part = best[0] if best is not None else _part_of(run, name)
     shown = (part, number(best[1]), str(best[2])) if best is not None else (part, "-", "-")
     there = [entry[part][name] for entry in run.history if name in entry.get(part, {})]
     return (name, *shown, _number(there[-1]) if there else "-")
+
+
+def _part_of(run: RunFiles, name: str) -> str:
+    return "valid" if any(name in entry.get("valid", {}) for entry in run.history) else "train"
 
 
 def _columns(history: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -35,7 +35,6 @@ from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
 from .resume import saving
 from .state import rank_requests, run_state, signals
-from .training import best as best_epoch
 from .training import epochs, testing
 from .training import run as run_ends
 from .training import stages as stage_runs
@@ -353,7 +352,7 @@ class ConvnetTrainer(Settings):
             dispatch.fire(self, "on_train_epoch_end")
         rank_requests.agree(self)
         epochs.begin_evaluation(self)
-        if best_epoch.evaluation_is_due(self):
+        if epochs.evaluation_is_due(self):
             with evaluation.evaluation(self):  # for a subclass with an evaluate_epoch of its own
                 self.evaluate_epoch()
         epochs.add_to_history(self)
@@ -842,7 +841,7 @@ class ConvnetTrainer(Settings):
         A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
         """
         best = self._run_state.best
-        return plots.curves(self._run_state.history, best[3] if best else None)
+        return plots.curves(self._run_state.history, best.epoch if best else None)
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""

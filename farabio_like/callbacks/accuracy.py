@@ -45,6 +45,10 @@ class Accuracy(LabelMetric):
             raise ConfigError(f"Accuracy(top_k={top_k!r}): expected numbers from 1 on. Write Accuracy(top_k=(1, 5)).")
         self.top_k = tuple(top_k)
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return a name for every k."""
+        return {f"{self.prefix}{_name(k)}": True for k in self.top_k}
+
     def update(self, state: dict[str, Any], prediction: Any, target: Any) -> None:
         """Count the batch's hits."""
         batch = self.labels(state, prediction, target)

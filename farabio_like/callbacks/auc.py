@@ -39,6 +39,10 @@ class AUC(MetricCallback):
     ``self.callbacks = [AUC(loaders=("valid", "test"))]``
     """
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the name of the area; the list is no number to watch."""
+        return {f"{self.prefix}auc": True}
+
     def update(self, state: dict[str, Any], prediction: Any, target: Any) -> None:
         """Keep the batch's scores and targets."""
         if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):

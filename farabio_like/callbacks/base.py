@@ -154,6 +154,17 @@ class Callback:
         """
         return True
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the metrics that this callback will record, so that a misspelt name is found before the run.
+
+        Returns
+        -------
+        dict of str to (bool or None), or None
+            By name, whether higher is better; None where it cannot say. A name that ends with ``*`` stands for all that
+            begin so, and may come in any epoch. None for the whole: not known before the run.
+        """
+        return {} if type(self).__module__.partition(".")[0] == __name__.partition(".")[0] else None
+
     def close(self) -> None:
         """Let go of files, threads and servers; called after every run, maybe twice."""
 
@@ -274,6 +285,10 @@ class FunctionCallback(Callback):
         self.event = event
         self.function = function
         self.order = order
+
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return None: a function may record anything."""
+        return None
 
     def __call__(self, trainer: ConvnetTrainer) -> Any:
         """Call the function, as if it had never been decorated."""

@@ -12,8 +12,8 @@ from .. import checkpoint, components, distributed
 from ..checks.arguments import positive, whole_number
 from ..errors import ConfigError
 from ..rundir import layout
+from ..training.monitor import Monitor
 from .base import Callback
-from .monitor import Monitor
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -34,7 +34,7 @@ class Checkpoint(Callback):
     top_k : int
         How many of them are kept, 0 for none. Of equal ones the older is kept; NaN and infinity never are.
     mode : "min", "max" or None
-        None decides by the metric's name.
+        None decides by what the metric object says, else by the name, see `farabio_like.training.monitor.Monitor`.
     every_epochs, every_steps : int, optional
     every_minutes : float, optional
         Saved after the first step after that time.
@@ -47,8 +47,8 @@ class Checkpoint(Callback):
     Raises
     ------
     ConfigError
-        For an argument that is not allowed; at the start of a run without a folder; at the first evaluation,
-        for a metric that is not there.
+        For an argument that is not allowed; at the start of a run without a folder, or by a metric whose direction
+        nothing tells; at the first evaluation at the latest, for a metric that is not there.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Checkpoint(Callback):
         every_steps: int | None = None,
         every_minutes: float | None = None,
     ) -> None:
-        self.monitor = Monitor(monitor, mode)
+        self.monitor = Monitor(monitor, mode, owner="Checkpoint")
         self.top_k = whole_number("Checkpoint(top_k)", top_k, least=0)
         self.every_epochs = None if every_epochs is None else whole_number("Checkpoint(every_epochs)", every_epochs)
         self.every_steps = None if every_steps is None else whole_number("Checkpoint(every_steps)", every_steps)

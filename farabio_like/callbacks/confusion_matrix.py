@@ -65,6 +65,10 @@ class ConfusionMatrix(LabelMetric):
             raise ConfigError(f"ConfusionMatrix has num_classes={num_classes} and {len(self.class_names)} class_names.")
         self.matrix: Tensor | None = None
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return nothing: a matrix is no number."""
+        return {}
+
     def update(self, state: dict[str, Any], prediction: Any, target: Any) -> None:
         """Count the batch's pairs of classes."""
         batch = self.labels(state, prediction, target)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks.arguments import whole_number
 from ..errors import ConfigError
+from ..training.monitor import Monitor
 from .base import Callback
-from .monitor import Monitor
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -28,7 +28,7 @@ class EarlyStopping(Callback):
     min_delta : float
         A smaller change is no improvement.
     mode : "min", "max" or None
-        None decides by the metric's name.
+        None decides by what the metric object says, else by the name, see `farabio_like.training.monitor.Monitor`.
     baseline : float, optional
         The value that the first improvement has to beat.
     check_finite : bool
@@ -44,7 +44,8 @@ class EarlyStopping(Callback):
     Raises
     ------
     ConfigError
-        For an argument that is not allowed; at the first evaluation, for a metric that is not there.
+        For an argument that is not allowed; when the run starts, for a metric whose direction nothing tells; at the
+        first evaluation at the latest, for one that is not there.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class EarlyStopping(Callback):
     ) -> None:
         if baseline is not None and not (isinstance(baseline, (int, float)) and math.isfinite(baseline)):
             raise ConfigError(f"EarlyStopping(baseline) is {baseline!r}; expected a number or None.")
-        self.monitor = Monitor(monitor, mode, min_delta)
+        self.monitor = Monitor(monitor, mode, min_delta, owner="EarlyStopping")
         self.patience = whole_number("EarlyStopping(patience)", patience, least=0)
         self.baseline = baseline
         self.check_finite = check_finite

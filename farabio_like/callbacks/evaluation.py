@@ -68,6 +68,10 @@ class PeriodicEvaluation(Callback):
         """Leave out the batches where steps are not counted."""
         return event != "on_end_training_batch" or self.every_steps is not None
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the beginning of the names: when they come depends on the steps."""
+        return {f"{self.name}_*": None}
+
     def on_train_start(self, trainer: ConvnetTrainer) -> None:
         """Forget the results of another run."""
         if trainer.step == 0:

@@ -58,6 +58,10 @@ class FunctionMetric(MetricCallback):
         self.function = function
         self.per = per
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the name."""
+        return {f"{self.prefix}{self.name}": None}
+
     def update(self, state: dict[str, Any], prediction: Any, target: Any) -> None:
         """Keep the batch."""
         for part, value in (("prediction", prediction), ("target", target)):

@@ -51,6 +51,10 @@ class GradientNorm(Callback):
         self.groups: dict[str, list[nn.Parameter]] = {}
         self.found = False
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the names of the norms."""
+        return {"grad_norm": None, **({"grad_norm_*": None} if self.per_module else {})}
+
     def on_train_epoch_start(self, trainer: ConvnetTrainer) -> None:
         """List the parameters."""
         model = components.model_of(trainer)

@@ -83,6 +83,10 @@ class MetricCallback(Callback):
         """Leave out the events of loaders that are not measured."""
         return LOADER_OF.get(event) in (None, *self.loaders)
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the names that `compute` gives, with the prefix, and whether higher is better; None: not known."""
+        return None
+
     def start(self) -> Any:
         """Return the state of a new pass. Called at its first batch."""
         return {}

@@ -20,6 +20,10 @@ class Overlap(LabelMetric):
         super().__init__(**options)
         self.per_image = per_image
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the name of the mean."""
+        return {f"{self.prefix}{self.name}": True}
+
     @staticmethod
     def score(hits: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
         """Return the overlap, NaN where a class is in neither; each argument counts pixels."""

@@ -50,6 +50,11 @@ class PrecisionRecallF1(LabelMetric):
             raise ConfigError(f"PrecisionRecallF1(average={average!r}): expected one of {AVERAGES}.{hint}")
         self.average = average
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the names of the averages."""
+        names = () if self.average is None else ("precision", "recall", "f1")
+        return {f"{self.prefix}{name}": True for name in names}
+
     def update(self, state: dict[str, Any], prediction: Any, target: Any) -> None:
         """Count the batch's pairs of classes."""
         batch = self.labels(state, prediction, target)

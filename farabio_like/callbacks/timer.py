@@ -36,6 +36,10 @@ class Timer(Callback):
     def __init__(self) -> None:
         self._begin()
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the names of the times."""
+        return dict.fromkeys(("time_data", "time_model", "time_batch"), False)
+
     def _begin(self) -> None:
         self.data = self.model = 0.0
         self.batches = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import distributed
 from ..errors import ConfigError
 from ..metrics.across_ranks import merged_metric
+from ..training.monitor import names_of_object
 from .metric import MetricCallback, gather
 
 
@@ -48,6 +49,11 @@ class TorchMetric(MetricCallback):
             )
         self.name = name
         self.metric = metric
+
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return the names with what the metric says of its direction; of a dict of values they are not known."""
+        names, known = names_of_object(f"{self.prefix}{self.name}", self.metric, f"{self.prefix}{self.name}_")
+        return names if known else {**names, f"{self.prefix}{self.name}_*": None}
 
     def start(self) -> Any:
         """Return the metric, empty; a copy where another loader's pass has it."""

@@ -92,6 +92,10 @@ class Only(Callback):
             if method is not None and not left_out:
                 setattr(self, event, partial(self._pass, event, method) if self._filters(event) else method)
 
+    def announces(self) -> dict[str, bool | None] | None:
+        """Return what the callback says; it may come in any epoch."""
+        return self.callback.announces()
+
     def close(self) -> None:
         """Close the callback."""
         self.callback.close()

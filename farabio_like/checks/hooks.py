@@ -100,6 +100,17 @@ def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
     )
 
 
+# Called while the trainer is built, before any number is measured.
+_BUILDING = {name for name in HOOKS if name.startswith(("define_", "get_", "build_"))} | {
+    *("default_attr", "init_attr", "load_model", "load_parallel_model", "build_parallel_model"),
+}
+
+
+def runs_base_alone(trainer: ConvnetTrainer) -> bool:
+    """Return whether the subclass overrides nothing that runs while numbers are measured, so that it adds none."""
+    return is_default(trainer, *({*HOOKS, *CALLED_BY, *ARGUMENTS, *NATIVE} - _BUILDING))
+
+
 # Hooks of other libraries, and ours for the same.
 _ELSEWHERE = {
     "configure_optimizers": "build_model",

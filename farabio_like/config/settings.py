@@ -160,13 +160,13 @@ class Settings:
     _monitor: str | None = setting(
         None,
         name_of("a metric"),
-        "name of the metric that decides which epoch is best; ``None`` is the loss",
+        'the metric that decides which epoch is best: ``"accuracy"``, ``"valid/accuracy"``; ``None`` is the loss',
         of_a_stage=True,
     )
     _monitor_mode: str | None = setting(
         None,
         one_of(None, "min", "max"),
-        '``"min"``, ``"max"``, or ``None`` to decide by the name of the metric',
+        '``"min"``, ``"max"``, or ``None`` to decide by the metric object, else by the name',
         of_a_stage=True,
     )
     _stages: Any = setting(None, stages(), "a list of ``Stage``; ``None`` is a run without stages")

@@ -299,8 +299,7 @@ def _about(trainer: ConvnetTrainer, status: str) -> str:
         f"epochs {trainer._start_epoch} to {trainer._num_epochs}, {len(state.history)} done",
     ]
     if state.best is not None:
-        part, name, value, epoch = state.best
-        lines.append(f"best {part} {name} {value:.6g} in epoch {epoch}")
+        lines.append(f"best {state.best.part} {state.best.metric} {state.best.value:.6g} {state.best.place}")
     if trainer.run_dir is not None:
         lines.append(f"files in {trainer.run_dir}")
     lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in to_dict(trainer.config).items())]

@@ -3,8 +3,19 @@
 Nothing here knows a trainer, and no formula of a metric lives here: those are callbacks, or torchmetrics.
 """
 
+from .direction import Best, higher_by_name, higher_by_object, improves
 from .objects import MetricObjects
 from .running import Mean, RunningMeans, merged_means
-from .values import improves, plain_metrics
+from .values import plain_metrics
 
-__all__ = ["Mean", "MetricObjects", "RunningMeans", "improves", "merged_means", "plain_metrics"]
+__all__ = [
+    "Best",
+    "Mean",
+    "MetricObjects",
+    "RunningMeans",
+    "higher_by_name",
+    "higher_by_object",
+    "improves",
+    "merged_means",
+    "plain_metrics",
+]

@@ -25,8 +25,7 @@ class MetricObjects:
     """
 
     def __init__(self, metrics: Any, device: torch.device) -> None:
-        given = metrics if isinstance(metrics, Mapping) else {"metric": metrics}
-        self.metrics = {name: m for name, m in given.items() if not isinstance(m, _OWN_RECORDS)}
+        self.metrics = metrics_in(metrics)
         self.updated = False
         for name, metric in self.metrics.items():
             missing = [method for method in ("update", "compute", "reset") if not callable(attribute(metric, method))]
@@ -85,6 +84,12 @@ class MetricObjects:
             for key, part in value.items() if isinstance(value, Mapping) else [(name, value)]:
                 values[str(key)] = part
         return values
+
+
+def metrics_in(metrics: Any) -> dict[str, Any]:
+    """Return the metric objects of ``self.metrics`` by name; a subclass's own records are left out."""
+    given = metrics if isinstance(metrics, Mapping) else {"metric": metrics}
+    return {name: metric for name, metric in given.items() if not isinstance(metric, _OWN_RECORDS)}
 
 
 def _torchmetrics(metric: Any) -> dict[str, Any]:

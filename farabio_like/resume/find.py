@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import checkpoint, distributed
 from ..checkpoint import sharded
 from ..errors import CheckpointError, ConfigError
+from ..metrics.direction import Best
 from ..rundir import layout
 from ..rundir.index import checkpoints, is_closed, is_finished, sweep_unfinished
 
@@ -90,15 +91,17 @@ def _run_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == layout.CHECKPOINTS else path.parent
 
 
-def find_best(best: list[Any], paths: list[Path]) -> Path | None:
-    """Return the file that holds the best epoch, as a state notes it, at its end; none whose weights are in shards."""
+def find_best(best: Best, paths: list[Path]) -> Path | None:
+    """Return the file that holds the best epoch, as a state notes it; none whose weights are in shards."""
     for path in paths:
         try:
             found = _read(path)
         except (CheckpointError, OSError):
             continue
         run = found["run"]
-        if run["best"] == best and found["epoch"] == best[3] and run["epoch"] is None and "shards" not in found:
+        within = run["epoch"] is None if best.step is None else found["step"] == best.step
+        same = run["best"] is not None and Best(*run["best"]) == best and found["epoch"] == best.epoch
+        if same and within and "shards" not in found:
             return path
     return None
 

@@ -101,7 +101,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
         assert state.rewind_to is not None
         epoch, step = state.rewind_to
         done = [entry for entry in state.history if entry["epoch"] <= epoch]
-        run.rewind(done, step, state.best[3] if state.best is not None else None)
+        run.rewind(done, step, state.best.epoch if state.best is not None else None)
     except OSError as error:
         run.release()
         raise ConfigError(
@@ -115,17 +115,17 @@ def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
     state = trainer._run_state
     path = Path(state.resumption.file)
     if state.best is not None:
-        best = list(state.best)
+        best = state.best
         found = distributed.from_main(lambda: find.find_best(best, [path, path.with_name(layout.BEST)]))
         if found is None:
             state.console.line(
-                f"  the file of epoch {best[3]}, the best so far, is not there: the next one is the best"
+                f"  the file of epoch {best.epoch}, the best so far, is not there: the next one is the best"
             )
             state.best = None
         else:
             distributed.from_main(partial(checkpoint.link_durably, found, run.best))
     distributed.from_main(
-        partial(run.rewind, state.history, state.progress.step, state.best[3] if state.best else None)
+        partial(run.rewind, state.history, state.progress.step, state.best.epoch if state.best else None)
     )
     if "shards" not in state.resumption.saved:
         # Killed before its first save, the run goes on with this one, not with the best.

@@ -172,7 +172,10 @@ class Rebuilding:
             )
         entry = self.saved[name]
         made = [
-            {**{key: value for key, value in group.items() if key != "params"}, "params": [parameters[n] for n in names]}
+            {
+                **{key: value for key, value in group.items() if key != "params"},
+                "params": [parameters[n] for n in names],
+            }
             for group, names in zip(entry["state"]["param_groups"], groups, strict=False)
         ]
         if now is not None and _name(now) == _name(then):
@@ -217,7 +220,9 @@ class Rebuilding:
         optimizer = self._part(then["of"]) if then["of"] is not None else _stand_in(state)
         functions = [state.get("lr_lambdas"), state.get("_scale_fn_custom")]
         if cls is None or optimizer is None or any(functions) or "lr_lambdas" in state:
-            why = "holds functions, which no file does" if any(functions) or "lr_lambdas" in state else "is not there now"
+            why = (
+                "holds functions, which no file does" if any(functions) or "lr_lambdas" in state else "is not there now"
+            )
             raise CheckpointError(
                 f"{self.file}: self.{name} was replaced by a {then['class']}, which cannot be made again: it {why}. "
                 f"{self._advice('make it')}"

@@ -16,6 +16,7 @@ from ..checkpoint import objects as user_objects
 from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
+from ..metrics.direction import Best
 from ..optim import state as step_state
 from . import horizon, inside, optimizers
 from .attributes import averaging, class_name, components_of, loaders
@@ -82,7 +83,7 @@ class Resumption:
         """Take over how far the run had come, its history and its best epoch, before any hook."""
         state, run = trainer._run_state, self.saved["run"]
         state.progress.step, state.progress.last_epoch_done = self.saved["step"], run["done"]
-        state.best = tuple(run["best"]) if run["best"] is not None else None
+        state.best = Best(*run["best"]) if run["best"] is not None else None
         state.history[:] = copy.deepcopy(run["history"])
         trainer._epoch = self.saved["epoch"]
 

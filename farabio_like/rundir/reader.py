@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..metrics.values import improves
+from ..metrics.direction import higher_by_name, improves
 from .layout import CONFIG, ENVIRONMENT, METRICS
 
+PARTS = ("valid", "train")
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -49,22 +50,45 @@ class RunFiles:
     @property
     def monitor(self) -> str:
         """The metric that decides which epoch is best."""
+        return self._monitored[1]
+
+    @property
+    def _monitored(self) -> tuple[tuple[str, ...], str]:
+        """The parts of which the setting asks for the metric, and its name."""
         name = self.settings.get("_monitor", "null")
-        return "loss" if name == "null" else name
+        part, _, rest = name.partition("/")
+        if part in PARTS and rest:
+            return (part,), rest
+        return PARTS, "loss" if name == "null" else name
 
     def best(self, name: str) -> tuple[str, float, int] | None:
-        """Return part, value and epoch of the best value of a metric: a valid one where there is any."""
-        mode = self.settings.get("_monitor_mode", "null") if name == self.monitor else "null"
-        for part in ("valid", "train"):
+        """Return part, value and epoch of the best value of a metric: a valid one where there is any.
+
+        None too for one whose better direction neither the settings nor its name tell.
+        """
+        parts, monitored = self._monitored
+        mode = self.settings.get("_monitor_mode", "null") if name == monitored else "null"
+        higher = higher_by_name(name) if mode == "null" else mode == "max"
+        for part in parts if name == monitored else PARTS:
+            if name == monitored and mode == "null" and (marked := self._marked(part, name)) is not None:
+                return marked
+            if higher is None:
+                continue
             found: tuple[str, float, int] | None = None
             for entry in self.history:
                 value = entry.get(part, {}).get(name)
                 if isinstance(value, (int, float)) and value == value:
-                    if found is None or improves(name, value, found[1], None if mode == "null" else mode):
+                    if found is None or improves(higher, value, found[1]):
                         found = part, value, entry["epoch"]
             if found is not None:
                 return found
         return None
+
+    def _marked(self, part: str, name: str) -> tuple[str, float, int] | None:
+        """Return part, value and epoch where the run itself has found the best, by what a metric object said."""
+        entry = next((entry for entry in self.history if entry["epoch"] == self.best_epoch), {})
+        value = entry.get(part, {}).get(name)
+        return (part, value, entry["epoch"]) if isinstance(value, (int, float)) else None
 
 
 def read(folder: str | Path) -> RunFiles:

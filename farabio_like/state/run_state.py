@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.writer import Copies, Writer
 from ..data.loaders import NOTHING
 from ..loggers.console import Console
+from ..metrics.direction import Best
 from ..metrics.objects import MetricObjects
 from ..metrics.running import RunningMeans
 from ..optim.schedules import Schedules
@@ -68,7 +69,7 @@ class RunState:
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
     weights_version: int | None = None  # when the first epoch began
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
-    best: tuple[str, str, float, int] | None = None  # part, metric, value, epoch
+    best: Best | None = None
 
     schedules: Schedules = field(default_factory=Schedules)
 

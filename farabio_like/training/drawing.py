@@ -18,7 +18,7 @@ def draw_epoch(trainer: ConvnetTrainer) -> None:
     """Draw the curves so far, where that costs little."""
     state = trainer._run_state
     if state.folder is not None and distributed.is_main():
-        best = state.best[3] if state.best else None
+        best = state.best.epoch if state.best else None
         state.pictures.draw(state.history, best, state.folder.path / layout.PLOTS / layout.CURVES)
 
 
@@ -36,7 +36,7 @@ def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
     state = trainer._run_state
     named = [attribute(callback, "class_names") for callback in components.each(trainer.callbacks, list, tuple)]
     class_names = next((names for names in named if isinstance(names, (list, tuple)) and names), None)
-    best = state.best[3] if state.best else None
+    best = state.best.epoch if state.best else None
     try:
         plots.save(plots.curves(state.history, best), folder / layout.PLOTS / layout.CURVES)
         report.draw_bars(folder, state.history, best, class_names)

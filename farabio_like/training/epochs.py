@@ -10,16 +10,19 @@ from .. import components
 from ..checks import hooks
 from ..components import inventory
 from ..duck_typing import attribute
+from ..errors import ConfigError
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
-from ..optim import nonfinite
+from ..optim import nonfinite, schedules
 from ..resume import attributes, capture, inside, optimizers, saving
 from ..rng import get_state
 from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
 from .best import note_best
-from .schedulers import step_schedulers
+from .monitor import evaluation_is_due as evaluation_is_due
+from .monitor import of_settings
+from .schedulers import follows_metric, step_schedulers
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -110,9 +113,16 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     entry = state.history[-1]
     for part in ("train", "valid"):
         entry[part].update(plain_metrics(entry[part]))  # what hooks and callbacks added
-    step_schedulers(trainer, entry)
-    best = not state.progress.left_early and note_best(trainer, entry)
-    last = is_last_epoch(trainer)
+    monitor, problem = of_settings(trainer), None
+    try:
+        part, value = monitor.part_of(trainer, entry), monitor.read(trainer, entry)
+        monitor.check_direction()
+    except ConfigError as error:  # told when the epoch is saved
+        part, value, problem = "valid", None, error
+    step_schedulers(trainer, value)
+    problem = problem and _to_tell(trainer, problem)
+    best = note_best(trainer, monitor, part, value)
+    last = is_last_epoch(trainer) or problem is not None
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:
@@ -124,5 +134,18 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
     loggers.log_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.note_lost_output()
+    if problem is not None:
+        raise problem
     state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state.requests)
+
+
+def _to_tell(trainer: ConvnetTrainer, problem: ConfigError) -> ConfigError | None:
+    """Return what is wrong with the monitored metric, where anything asked for it: a loss may be missing."""
+    if trainer._monitor is not None:
+        return problem
+    own = trainer._run_state.schedules.steppers(trainer)
+    plateaus = [where for where, scheduler in schedules.named(trainer) if follows_metric(scheduler)]
+    if trainer._scheduler_step == "epoch" and any(own.get(where) != schedules.HAND for where in plateaus):
+        return ConfigError("ReduceLROnPlateau needs a metric, and there is no 'loss'; set self._monitor.")
+    return None

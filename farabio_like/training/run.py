@@ -34,6 +34,7 @@ from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
 from . import drawing
+from .monitor import check_monitors, of_settings
 from .stages import leave_stage
 from .testing import load_weights
 
@@ -51,8 +52,9 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
     _plain_integers(trainer)
-    state.console.monitor = trainer._monitor
+    state.console.monitor = of_settings(trainer).metric
     state.listeners = dispatch.listeners(trainer.callbacks)
+    check_monitors(trainer)
     if trainer._stages is not None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
     resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
@@ -233,8 +235,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:
-        part, name, value, epoch = state.best
-        closing.append(f"best (*) {part} {name} {number(value)} in epoch {epoch}")
+        closing.append(f"best (*) {state.best.part} {state.best.metric} {number(state.best.value)} {state.best.place}")
     elif trainer._num_epochs < trainer._start_epoch:
         closing.append("no epoch was asked for, no step was taken")
     closing.append(seconds(sum(entry["seconds"] for entry in state.history)))

@@ -10,7 +10,7 @@ from ..components import inventory
 from ..loggers import run as loggers
 from ..resume import attributes, inside, optimizers
 from ..state.run_state import first_epoch
-from .best import evaluation_is_due
+from .monitor import evaluation_is_due
 
 if TYPE_CHECKING:
     from ..config.stages import Stage

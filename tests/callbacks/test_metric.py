@@ -64,7 +64,7 @@ def test_a_metric_is_in_the_same_places_as_every_number():
 
 
 def test_the_metric_decides_which_epoch_is_best():
-    trainer = Tiny({"_monitor": "bias", "_logdir": "runs"})
+    trainer = Tiny({"_monitor": "bias", "_monitor_mode": "min", "_logdir": "runs"})
     trainer.callbacks = [Bias()]
     history = trainer.train()
     values = [entry["valid"]["bias"] for entry in history]

@@ -252,8 +252,10 @@ def test_numbers_of_numpy_and_tensors_are_recorded_as_plain_data():
     assert valid["auc"] == 0.5 and valid["dice"] == 0.25 and valid["per_class"] == [1.0, 1.0]
     assert type(valid["auc"]) is float
     trainer.test()
-    trainer = Numpy({"_monitor": "per_class"})
-    with pytest.raises(ConfigError, match=r"_monitor is 'per_class', which is \[1.0, 1.0\]; only one number"):
+    trainer = Numpy({"_monitor": "per_class", "_monitor_mode": "max"})
+    with pytest.raises(
+        ConfigError, match=r"_monitor is 'per_class', which is \[1.0, 1.0\]; expected the name of a single"
+    ):
         trainer.train()
 
 
