@@ -3,11 +3,14 @@
 Loaders that several ranks share are in `distributed.loaders`.
 """
 
-from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move, shapes_of
-from .loaders import Items, describe_loader, fetcher, length_of, read_batches
+from .batches import batch_of, describe_batch, inputs_and_targets, is_batch, move, shapes_of
+from .counting import Counted, SampleCounter, batch_size
+from .loaders import Items, describe_loader, fetcher, length_of, read, read_batches
 
 __all__ = [
+    "Counted",
     "Items",
+    "SampleCounter",
     "batch_of",
     "batch_size",
     "describe_batch",
@@ -17,6 +20,7 @@ __all__ = [
     "is_batch",
     "length_of",
     "move",
+    "read",
     "read_batches",
     "shapes_of",
 ]

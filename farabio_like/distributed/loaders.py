@@ -104,12 +104,16 @@ class RoundRobin:
         return -(-len(self.loader) // process_group.world_size())  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
+        return (batch.batch if type(batch) is data.Counted else batch for batch in self.read_counted())
+
+    def read_counted(self) -> Iterator[Any]:
+        """Return an iterator over the same batches, some with their number of samples, see `data.read`."""
         seed = process_group.broadcast_object(int(torch.empty((), dtype=torch.int64).random_()))
         numbers = _RandomNumbers(seed)
         iterator = None
         for index in count():
             with numbers:
-                iterator = iter(data.read_batches(self.loader)) if iterator is None else iterator
+                iterator = iter(data.read(self.loader)) if iterator is None else iterator
                 batch = next(iterator, NOTHING)
             if batch is NOTHING:
                 return
@@ -195,12 +199,20 @@ def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     return getattr(trainer, f"{name}_loader")
 
 
-def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any], by_plan: bool = True) -> Iterator[Any]:
     """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
 
     Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
     that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
     Where the model is in shards an evaluation has stand-ins too, for a forward pass needs all ranks.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    name : "train", "valid" or "test"
+    items : iterable
+    by_plan : bool
+        A batch counts as many samples as its loader has put into it; else as many as the trainer's own method says.
     """
     training = name == "train"
     together = training or fsdp.are_in(trainer)
@@ -214,7 +226,7 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
         for _ in range(trainer._run_state.progress.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
     if item is not NOTHING and plan is not before and plan:
-        yield from _planned(trainer, training, together, item, iterator, plan)
+        yield from _planned(trainer, training, together, by_plan, item, iterator, plan)
     elif together:
         yield from _agreed(trainer, training, item, iterator)
     elif item is not NOTHING:
@@ -223,14 +235,17 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
 
 
 def _planned(
-    trainer: ConvnetTrainer, training: bool, together: bool, item: Any, items: Iterator[Any], plan: Any
+    trainer: ConvnetTrainer, training: bool, together: bool, by_plan: bool, item: Any, items: Iterator[Any], plan: Any
 ) -> Iterator[Any]:
-    """Yield items whose shares are known from the sampler, so nothing has to be sent."""
+    """Yield items whose shares are known from the sampler, so nothing has to be sent, unless a method counts them."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
     while item is not NOTHING:
         samples, on_all = plan.popleft() if plan else (1, ranks.count)
-        if training:
+        if training and not by_plan:
+            own = _samples_of(trainer, item) if samples else 0
+            ranks.share(own, int(process_group.reduce_sums([own])[0]))
+        elif training:
             ranks.share(samples, on_all)
         if together or samples:
             state.skip = not samples
@@ -244,7 +259,7 @@ def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[
     assert ranks is not None
     last = NOTHING
     while True:
-        samples = trainer.batch_size_of(data.batch_of(item)) if item is not NOTHING else 0
+        samples = _samples_of(trainer, item) if item is not NOTHING else 0
         on_all, there, bare = process_group.reduce_sums([samples, item is not NOTHING, item is last is NOTHING])
         if not there:
             return
@@ -256,3 +271,13 @@ def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[
         last = last if item is NOTHING else item
         yield last
         item = next(items, NOTHING)
+
+
+def _samples_of(trainer: ConvnetTrainer, item: Any) -> int:
+    """Return the number of samples of an item that is not yet under way."""
+    state = trainer._run_state
+    before, state.item = state.item, item
+    try:
+        return trainer.batch_size_of(data.batch_of(item))
+    finally:
+        state.item = before

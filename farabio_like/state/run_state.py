@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.writer import Writer
+from ..data.counting import SampleCounter
 from ..data.loaders import NOTHING
 from ..loggers.console import Console
 from ..metrics.objects import MetricObjects
@@ -51,6 +52,8 @@ class RunState:
     # The pass over a loader.
     loader: str | None = None
     item: Any = NOTHING
+    counter: SampleCounter | None = None  # of the samples of its batches
+    size_guessed: bool = False  # said once that they are not sure
     lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
     skip: bool = False  # the item under way does not count
     initial_loss: Any = None  # self.loss before the hook that starts a pass
