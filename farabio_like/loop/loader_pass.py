@@ -238,25 +238,14 @@ class LoaderPass:
 
     __slots__ = (
         *("trainer", "name", "given", "number", "nested", "takes", "measured", "only_loss", "probe", "version"),
-        *(
-            "means",
-            "objects",
-            "losses",
-            "size_of",
-            "counts",
-            "take_loss",
-            "stepping",
-            "bar",
-            "heartbeat",
-            "outer",
-            "broken",
-        ),
+        *("means", "objects", "losses", "size_of", "counts", "take_loss", "stepping", "bar", "heartbeat", "outer"),
+        *("broken", "tally"),
     )
 
     def __init__(self, trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> None:
         state, loss = trainer._run_state, vars(trainer).get("loss")
         training = name == "train"
-        self.trainer, self.name, self.given, self.number = trainer, name, items, 0
+        self.trainer, self.name, self.given, self.number, self.tally = trainer, name, items, 0, None
         self.nested = state.item is not NOTHING
         self.means = RunningMeans()
         self.counts = hooks.is_default(trainer, "batch_size_of")
@@ -304,7 +293,8 @@ class LoaderPass:
         if trainer._prefetch:
             items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
         if state.ranks is not None:
-            items = rank_loaders.items_of_rank(trainer, self.name, items, self.counts)
+            self.tally = rank_loaders.tally_of_pass(trainer, self.name)
+            items = rank_loaders.items_of_rank(trainer, self.name, items, self.counts, self.tally)
             if self.name == "train":
                 state.ranks.agreement.begin()
         return items
@@ -376,6 +366,8 @@ class LoaderPass:
         trainer, means, objects = self.trainer, self.means, self.objects
         computed = means.compute()
         means["loss"].watch = None  # it holds the trainer
+        if self.tally is not None:
+            self.tally.check(trainer)
         for metric in objects.metrics.keys() & computed.keys() - {"loss"}:
             trainer._run_state.console.once(
                 f"{metric} is what self.metrics[{metric!r}] computes, not the mean of batch_metrics"

@@ -79,6 +79,7 @@ class RunState:
     batches_without_step: int = 0  # before it that have not
     skipped: int = 0  # steps of this epoch left out because something was not finite
     moved_after_pass: bool = False  # the weights were moved once more after the pass's last batch
+    undivided: dict[int, Any] = field(default_factory=dict)  # by their ids, loaders that their owner has divided
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
 
     # What a subclass's objects were before the first step: what differs later has a state.
