@@ -630,8 +630,13 @@ class ConvnetTrainer(Settings):
         return batch
 
     def batch_size_of(self, batch: Any) -> int:
-        """Return the number of samples in a batch: the first dimension of its first tensor."""
-        return data.batch_size(batch)
+        """Return the number of samples in a batch, by which means, accumulation and processes weigh it.
+
+        It is the first dimension of its tensors, or the length of lists of samples. Where these do not agree, it is
+        what the loader has put into the batch; where that is not known, a guess, of which a warning tells.
+        """
+        counter = self._run_state.counter
+        return data.batch_size(batch) if counter is None else counter.count(batch)
 
     def forward(self) -> Any:
         """Return the model's outputs for ``self.inputs``; override it where several models follow each other.

@@ -155,6 +155,7 @@ def _losses(trainer: ConvnetTrainer, rates: list[float], smoothing: float, diver
     """Return the loss of a step at each rate, until it diverges; the trainer is as before."""
     losses: list[float] = []
     average, limit = 0.0, math.inf
+    counter = trainer._run_state.counter
     with without_trace(trainer), contextlib.closing(_items(trainer)) as items:
         trainer._run_state.resumption.end()  # a run that goes on reads its loader from the beginning here, too
         for step, (rate, item) in enumerate(zip(rates, items, strict=False), 1):
@@ -169,6 +170,7 @@ def _losses(trainer: ConvnetTrainer, rates: list[float], smoothing: float, diver
                 break
             if step > len(rates) // 10:  # before, it follows single batches
                 limit = min(limit, running + (diverge - 1) * abs(running))  # for a loss below 0 too
+    trainer._run_state.counter = counter
     return losses
 
 

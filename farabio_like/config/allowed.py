@@ -182,6 +182,18 @@ def yes_or_no() -> Allowed:
     return Allowed("True or False", lambda value: isinstance(value, kinds))  # a string is always true, "False" too
 
 
+def by_loader() -> Allowed:
+    """Return what allows True and False, or a dict of them by the names of the loaders."""
+    names = {"train", "valid", "test"}
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return names.issuperset(value) and all(isinstance(one, bool) for one in value.values())
+        return isinstance(value, bool)
+
+    return Allowed("True, False, or a dict of them for 'train', 'valid', 'test'", holds, {"train": False})
+
+
 def path(none: str) -> Allowed:
     """Return what allows a path, and None for what `none` says."""
     kinds = (str, Path, type(None))

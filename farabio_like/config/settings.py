@@ -15,6 +15,7 @@ from .allowed import (
     Allowed,
     anything,
     arguments,
+    by_loader,
     device,
     device_numbers,
     flag,
@@ -193,6 +194,12 @@ class Settings:
         None,
         positive(of="seconds", example=600),
         "seconds after which a process gives up waiting for another one; ``None`` is PyTorch's own limit",
+    )
+    _shard_loaders: Any = setting(
+        True,
+        by_loader(),
+        "divide the loaders among the processes; ``False`` leaves them as they are, a dict says it by name: "
+        '``{"valid": False}``. One that is divided already is left anyway, where that can be seen',
     )
     _sync_batchnorm: bool = setting(False, yes_or_no(), "batch norm over the batches of all processes, on CUDA")
     _on_nonfinite: str = setting(

@@ -3,14 +3,17 @@
 Loaders that several ranks share are in `distributed.loaders`.
 """
 
-from .batches import batch_of, batch_size, describe_batch, inputs_and_targets, is_batch, move, shapes_of
+from .batches import batch_of, describe_batch, inputs_and_targets, is_batch, move, shapes_of
+from .counting import Counted, SampleCounter, batch_size
 from .image_files import read_image
 from .image_masks import ImageMaskFolder
-from .loaders import Items, describe_loader, fetcher, length_of, read_batches
+from .loaders import Items, describe_loader, fetcher, length_of, read, read_batches
 
 __all__ = [
+    "Counted",
     "ImageMaskFolder",
     "Items",
+    "SampleCounter",
     "batch_of",
     "batch_size",
     "describe_batch",
@@ -20,6 +23,7 @@ __all__ = [
     "is_batch",
     "length_of",
     "move",
+    "read",
     "read_batches",
     "read_image",
     "shapes_of",

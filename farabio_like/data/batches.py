@@ -1,18 +1,18 @@
-"""A batch: moved to a device, its number of samples, its inputs and targets, and how a message names it."""
+"""A batch: moved to a device, its inputs and targets, and how a message names it. Its samples: `counting`."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ..duck_typing import attribute, has_methods
+from ..duck_typing import has_methods
 
 MOST_PARTS = 5  # of a batch that are described
 
@@ -63,39 +63,6 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format | 
     if issubclass(kind, Mapping):
         return {key: move(part, device, memory_format) for key, part in batch.items()}
     return batch
-
-
-def batch_size(batch: Any) -> int:
-    """Return the number of samples: the first dimension of the first tensor (or array), 1 without one."""
-    if type(batch) in (list, tuple) and batch and type(batch[0]) is Tensor:
-        shape = batch[0].shape
-        if shape:
-            return shape[0]
-    found = _first_dimension(batch)
-    return 1 if found is None else found
-
-
-def _first_dimension(batch: Any) -> int | None:
-    kind = type(batch)
-    if issubclass(kind, Tensor):
-        shape = batch.shape
-        return shape[0] if shape else None
-    if issubclass(kind, PackedSequence):
-        return int(batch.batch_sizes[0])
-    if issubclass(kind, (list, tuple)):
-        parts: Iterable[Any] = batch
-    elif issubclass(kind, Mapping):
-        parts = batch.values()
-    elif dataclasses.is_dataclass(kind):
-        parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-    else:
-        array_shape = attribute(batch, "shape")
-        return int(array_shape[0]) if isinstance(array_shape, tuple) and array_shape else None
-    for part in parts:
-        found = _first_dimension(part)
-        if found is not None:
-            return found
-    return None
 
 
 def batch_of(item: Any) -> Any:

@@ -21,7 +21,9 @@ from torch.utils.data import (
 
 from ..duck_typing import attribute, has_methods
 from ..errors import DataError
-from . import resumable
+from . import order, resumable
+from .counting import Counted
+from .streams import SharedStream
 
 GATHERED_BYTES = 1 << 17  # of several small batches that are fetched together
 
@@ -46,13 +48,19 @@ class Items:
     name : str
         ``"train"``, ``"valid"`` or ``"test"``, for messages.
     seed : tuple, optional
-        Of the pass, see `resumable.seeded`; None leaves the samples' random numbers to chance.
+        Of the pass, see `order.prepared`; None leaves the samples' random numbers to chance.
+
+    Attributes
+    ----------
+    counts : dict
+        How many samples the loader has put into the batches that were read, by their index, where it tells.
     """
 
     def __init__(self, loader: Iterable[Any], name: str, seed: tuple[Any, ...] | None = None) -> None:
         self.loader = loader
         self.name = name
         self.seed = seed
+        self.counts: dict[int, int] = {}
         self.start: resumable.ResumePoint | None = None  # where a resumed pass goes on
 
     def __len__(self) -> int:
@@ -66,18 +74,15 @@ class Items:
 
     def _batches(self) -> Iterator[Any]:
         loader, start = self.loader, self.start
-        if self.seed is not None and tensors_of(attribute(loader, "dataset")) is None:  # tensors draw nothing
-            loader = resumable.seeded(loader, self.seed)
-        if start is None:
-            return read_batches(loader)
-        start.taken = True
-        fetch = fetcher(loader)
-        return resumable.rest(loader, start) if fetch is None else fetch(start)
+        if start is not None:
+            start.taken = True
+        return read(loader, self.seed, start)
 
     def _checked(self, index: int) -> Iterator[tuple[int, Any]]:
         loader = self.loader
         start = index
         iterator = self._batches()
+        streams = SharedStream(loader, self.name)
         while True:
             try:
                 batch = next(iterator)
@@ -94,6 +99,12 @@ class Items:
                         "only once: give a DataLoader, a list, or an object whose __iter__ starts anew."
                     ) from None
                 return
+            if type(batch) is Counted:
+                if batch.asked is not None:
+                    streams.look(index, batch)
+                if batch.samples is not None:
+                    self.counts[index] = batch.samples
+                batch = batch.batch
             yield index, batch
             index += 1
 
@@ -286,3 +297,36 @@ def read_batches(loader: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator over the batches of a loader, by whole batches where that is exact."""
     fetch = fetcher(loader)
     return iter(loader) if fetch is None else fetch()
+
+
+def read(loader: Any, seed: tuple[Any, ...] | None = None, start: resumable.ResumePoint | None = None) -> Iterator[Any]:
+    """Return an iterator over the batches of a loader, each with its number of samples where the loader tells it.
+
+    Parameters
+    ----------
+    loader : iterable of batches
+    seed : tuple or None
+        See `order.prepared`.
+    start : resumable.ResumePoint or None
+        Where a resumed pass goes on.
+
+    Returns
+    -------
+    iterator of batches and of `counting.Counted`
+    """
+    fetch = fetcher(loader)
+    if fetch is not None and (seed is None or tensors_of(loader.dataset) is not None):  # tensors draw nothing
+        return fetch(start)
+    if has_methods(loader, "read_counted"):  # shared by several ranks
+        return loader.read_counted() if start is None else resumable.read_again(loader.read_counted(), start)
+    changed = order.prepared(loader, seed, start)
+    if changed is None:
+        return iter(loader) if start is None else resumable.rest(loader, start)
+    passed = start is None or order.passes_over(loader, seeds=seed is not None)
+    iterator = _read_copy(changed)
+    return iterator if passed or start is None else resumable.read_again(iterator, start)
+
+
+def _read_copy(loader: DataLoader[Any]) -> Iterator[Any]:
+    with order.reading(loader):
+        yield from read_batches(loader)

@@ -10,24 +10,21 @@ import copy
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from .. import data
 from ..data.loaders import NOTHING
 from ..duck_typing import attribute, is_a
-from . import ddp, fsdp, process_group
+from . import ddp, division, fsdp, process_group
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
-
-
-LOADERS = ("train_loader", "valid_loader", "test_loader")
-CHUNK = 512  # batches whose indices rank 0 tells the others at once
 
 
 class RankBatchSampler:
@@ -43,6 +40,8 @@ class RankBatchSampler:
 
     def __init__(self, whole: Any) -> None:
         self.whole = whole
+        self.divided: bool | None = None if division.may_divide(whole) else False  # by its owner; None: not yet known
+        self.position = 0  # of the first sample of the part drawn last, in the order of all ranks
         self.plan: deque[tuple[int, int]] = deque()  # of each batch drawn: samples here, and on all ranks
 
     def __getattr__(self, name: str) -> Any:
@@ -56,11 +55,27 @@ class RankBatchSampler:
     def __iter__(self) -> Iterator[list[Any]]:
         # Of its own for each pass: another one over the same loader may begin within this one.
         plan = self.plan = deque()
-        ranks, rank = process_group.world_size(), process_group.rank()
-        for batch in _same_on_all_ranks(self.whole):
+        look = division.FirstLook(self.whole) if self.divided is None else None
+        if look is not None:
+            self.divided = look.divided
+        if self.divided:
+            yield from self._own(self.whole if look is None else look.indices)
+            return
+        ranks, rank, first = process_group.world_size(), process_group.rank(), 0
+        for batch in _same_on_all_ranks(self.whole if look is None else look.indices):
             start, end = part_of(len(batch), rank, ranks)
             plan.append((end - start, len(batch)))
+            self.position = first + start
+            first += len(batch)
             yield batch[start:end] or batch[:1]
+
+    def _own(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
+        """Yield the batches of a sampler that gives each rank its own."""
+        first = 0
+        for batch in batches:
+            self.position = first
+            first += len(batch)
+            yield list(batch)
 
 
 def part_of(samples: int, rank: int, ranks: int) -> tuple[int, int]:
@@ -76,16 +91,17 @@ def _same_on_all_ranks(whole: Any) -> Iterator[list[Any]]:
         return
     iterator = iter(whole) if process_group.is_main() else iter(())
     while True:
-        chunk = process_group.from_main(lambda: [list(batch) for batch in islice(iterator, CHUNK)])
+        chunk = process_group.from_main(lambda: [list(batch) for batch in islice(iterator, division.CHUNK)])
         yield from chunk
-        if len(chunk) < CHUNK:
+        if len(chunk) < division.CHUNK:
             return
 
 
 class RoundRobin:
     """The batches of a loader that cannot be shared by index: the ranks take them in turn.
 
-    Every rank reads all of them, with the same random numbers, and drops those of the others.
+    Every rank reads all of them, with the same random numbers, and drops those of the others; unless the first ones
+    differ, so that each rank has a part of its own already.
 
     Parameters
     ----------
@@ -94,6 +110,7 @@ class RoundRobin:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
+        self.divided: bool | None = None  # by its owner; None: not yet known
 
     def __getattr__(self, name: str) -> Any:
         if name == "loader":  # while it is copied
@@ -101,19 +118,25 @@ class RoundRobin:
         return getattr(self.loader, name)
 
     def __len__(self) -> int:
-        return -(-len(self.loader) // process_group.world_size())  # type: ignore[arg-type]
+        return -(-len(self.loader) // (1 if self.divided else process_group.world_size()))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
+        return (batch.batch if type(batch) is data.Counted else batch for batch in self.read_counted())
+
+    def read_counted(self) -> Iterator[Any]:
+        """Return an iterator over the same batches, some with their number of samples, see `data.read`."""
         seed = process_group.broadcast_object(int(torch.empty((), dtype=torch.int64).random_()))
         numbers = _RandomNumbers(seed)
         iterator = None
         for index in count():
             with numbers:
-                iterator = iter(data.read_batches(self.loader)) if iterator is None else iterator
+                iterator = iter(data.read(self.loader)) if iterator is None else iterator
                 batch = next(iterator, NOTHING)
+            if self.divided is None:
+                self.divided = division.read_different(batch)
             if batch is NOTHING:
                 return
-            if index % process_group.world_size() == process_group.rank():
+            if self.divided or index % process_group.world_size() == process_group.rank():
                 yield batch
 
 
@@ -146,14 +169,16 @@ class _RandomNumbers:
 def shard_loader(loader: Any) -> Any:
     """Return a loader of this rank's part of the batches; one that is sharded already is returned as it is.
 
-    A ``DataLoader`` with a ``DistributedSampler`` is sharded by its owner.
+    One that is sharded by its owner is returned as it is, where that can be seen, see `division.dividers`.
     """
     if loader is None or not process_group.several() or isinstance(loader, RoundRobin):
         return loader
+    if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, RankBatchSampler):
+        return loader
+    if division.dividers(loader):
+        return loader
     if not isinstance(loader, DataLoader):
         return RoundRobin(loader)
-    if isinstance(loader.sampler, DistributedSampler) or isinstance(loader.batch_sampler, RankBatchSampler):
-        return loader
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return RoundRobin(loader)
     shared = copy.copy(loader)
@@ -178,10 +203,24 @@ def shard_loaders(trainer: ConvnetTrainer) -> None:
     if not process_group.several():
         return
     found: dict[int, Any] = {}
-    for name in LOADERS:
-        loader = getattr(trainer, name)
-        if loader is not None:
-            setattr(trainer, name, found.setdefault(id(loader), shard_loader(loader)))
+    left = trainer._run_state.undivided
+    wanted = [name for name in ("train", "valid", "test") if division.is_wanted(trainer, name)]
+    new = [name for name in wanted if not _is_known(getattr(trainer, f"{name}_loader"), left)]
+    if new:
+        left |= {id(loader): loader for loader in division.own_data(trainer, new)}
+    for name in wanted:
+        loader = getattr(trainer, f"{name}_loader")
+        if loader is not None and id(loader) not in left:
+            shared = found.setdefault(id(loader), shard_loader(loader))
+            setattr(trainer, f"{name}_loader", shared)
+            if shared is loader and not _is_known(loader, left):
+                left[id(loader)] = loader
+
+
+def _is_known(loader: Any, left: dict[int, Any]) -> bool:
+    """Return whether a loader has been looked at before: it is none, is shared, or was left to its owner."""
+    shared = isinstance(loader, RoundRobin) or is_a(attribute(loader, "batch_sampler"), RankBatchSampler)
+    return loader is None or shared or id(loader) in left
 
 
 def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
@@ -189,24 +228,45 @@ def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     shard_loaders(trainer)
     if name != "train":
         ddp.sync_buffers(trainer)
-    sampler = attribute(loader, "sampler")
-    if name == "train" and isinstance(sampler, DistributedSampler):
-        sampler.set_epoch(trainer._epoch)
+    if name == "train":
+        division.set_epoch(loader, trainer._epoch)
     return getattr(trainer, f"{name}_loader")
 
 
-def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+def tally_of_pass(trainer: ConvnetTrainer, name: str) -> division.Tally | None:
+    """Return what counts the samples that the ranks read in a pass, None for a loader that is not the run's own."""
+    return None if trainer._run_state.of_other_loader else division.Tally(trainer, name)
+
+
+def items_of_rank(
+    trainer: ConvnetTrainer,
+    name: str,
+    items: Iterable[Any],
+    by_plan: bool = True,
+    tally: division.Tally | None = None,
+) -> Iterator[Any]:
     """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
 
     Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
     that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
     Where the model is in shards an evaluation has stand-ins too, for a forward pass needs all ranks.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    name : "train", "valid" or "test"
+    items : iterable
+    by_plan : bool
+        A batch counts as many samples as its loader has put into it; else as many as the trainer's own method says.
+    tally : division.Tally, optional
     """
     training = name == "train"
     together = training or fsdp.are_in(trainer)
     sampler: Any = attribute(getattr(trainer, f"{name}_loader"), "batch_sampler")
     planned = is_a(sampler, RankBatchSampler)
     before = sampler.plan if planned else None
+    if tally is not None and tally.wanted:
+        items = tally.counted(items, partial(_samples_of, trainer))
     iterator = iter(items)
     item = next(iterator, NOTHING)
     plan: Any = sampler.plan if planned else None
@@ -214,7 +274,7 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
         for _ in range(trainer._run_state.progress.batches if plan is not before and plan else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
     if item is not NOTHING and plan is not before and plan:
-        yield from _planned(trainer, training, together, item, iterator, plan)
+        yield from _planned(trainer, training, together, by_plan, item, iterator, plan)
     elif together:
         yield from _agreed(trainer, training, item, iterator)
     elif item is not NOTHING:
@@ -223,14 +283,17 @@ def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> I
 
 
 def _planned(
-    trainer: ConvnetTrainer, training: bool, together: bool, item: Any, items: Iterator[Any], plan: Any
+    trainer: ConvnetTrainer, training: bool, together: bool, by_plan: bool, item: Any, items: Iterator[Any], plan: Any
 ) -> Iterator[Any]:
-    """Yield items whose shares are known from the sampler, so nothing has to be sent."""
+    """Yield items whose shares are known from the sampler, so nothing has to be sent, unless a method counts them."""
     state, ranks = trainer._run_state, trainer._run_state.ranks
     assert ranks is not None
     while item is not NOTHING:
         samples, on_all = plan.popleft() if plan else (1, ranks.count)
-        if training:
+        if training and not by_plan:
+            own = _samples_of(trainer, item) if samples else 0
+            ranks.share(own, int(process_group.reduce_sums([own])[0]))
+        elif training:
             ranks.share(samples, on_all)
         if together or samples:
             state.skip = not samples
@@ -244,7 +307,7 @@ def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[
     assert ranks is not None
     last = NOTHING
     while True:
-        samples = trainer.batch_size_of(data.batch_of(item)) if item is not NOTHING else 0
+        samples = _samples_of(trainer, item) if item is not NOTHING else 0
         on_all, there, bare = process_group.reduce_sums([samples, item is not NOTHING, item is last is NOTHING])
         if not there:
             return
@@ -256,3 +319,13 @@ def _agreed(trainer: ConvnetTrainer, training: bool, item: Any, items: Iterator[
         last = last if item is NOTHING else item
         yield last
         item = next(items, NOTHING)
+
+
+def _samples_of(trainer: ConvnetTrainer, item: Any) -> int:
+    """Return the number of samples of an item that is not yet under way."""
+    state = trainer._run_state
+    before, state.item = state.item, item
+    try:
+        return trainer.batch_size_of(data.batch_of(item))
+    finally:
+        state.item = before

@@ -24,6 +24,8 @@ class Ranks:
     agreement : StepAgreement
     postponed : list of Requests
         What this rank asks for, put aside until the ranks agree.
+    tallied : set of str
+        Loaders of which the samples that all ranks read were compared with the data set.
     mesh : DeviceMesh or None
         Over which modules are in shards.
     """
@@ -35,6 +37,7 @@ class Ranks:
         self.agreement = StepAgreement()
         self.postponed: list[Any] = []
         self.mesh: Any = None
+        self.tallied: set[str] = set()
 
     def share(self, samples: int, on_all: int) -> None:
         """Note the samples of a step."""

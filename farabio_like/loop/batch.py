@@ -73,7 +73,7 @@ def lend(trainer: ConvnetTrainer, name: str) -> Any:
 def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     """Make `batch` the item under way, outside any loop."""
     state = trainer._run_state
-    outer = state.item
+    outer, state.counter, counter = state.item, None, state.counter
     forget_parts(trainer)
     trainer.outputs = trainer.loss = None
     trainer.batch_metrics = {}
@@ -82,4 +82,4 @@ def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        state.item, trainer._next_loop = outer, False
+        state.item, state.counter, trainer._next_loop = outer, counter, False

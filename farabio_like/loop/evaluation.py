@@ -29,7 +29,7 @@ def evaluation(trainer: ConvnetTrainer) -> Iterator[None]:
     state, own = trainer._run_state, vars(trainer)
     modules = components.modules_to_evaluate(trainer)
     flags = [(part, part.training) for module in modules for part in module.modules()]
-    item, lent, skip = state.item, state.lent, state.skip
+    item, lent, skip, counter = state.item, state.lent, state.skip, state.counter
     held = BATCH_ATTRIBUTES if item is not NOTHING else ()
     under_way = {name: own[name] for name in held if name in own}
     try:
@@ -47,6 +47,7 @@ def evaluation(trainer: ConvnetTrainer) -> Iterator[None]:
     finally:
         for part, flag in flags:
             part.training = flag
+        state.counter = counter
         if item is not NOTHING:
             for name in held:
                 own.pop(name, None)

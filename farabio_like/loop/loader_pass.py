@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,27 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
         loader = rank_loaders.loader_of_pass(trainer, name, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
+    state.counter = _counter(trainer, name, loader, items)
     if name == "train":
         state.resumption.enter_epoch(trainer, items)
     return items
+
+
+def _counter(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> data.SampleCounter:
+    """Return what counts the samples of a pass's batches; where that is a guess, it warns once in a trainer's life."""
+    state = trainer._run_state
+
+    def tell(batch: Any, samples: int) -> None:
+        if not state.size_guessed:
+            state.size_guessed = True
+            warnings.warn(
+                f"{type(trainer).__name__}: it is not sure how many samples a batch of the {name} loader has, which is "
+                f"{data.shapes_of(batch)}; {samples} is assumed, by which means, accumulated gradients and the shares "
+                "of several processes are weighted. Write def batch_size_of(self, batch): return ...",
+                stacklevel=2,
+            )
+
+    return data.SampleCounter(loader, items.counts if loader is not None else None, lambda: state.item, tell)
 
 
 def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> Iterator[Any]:
@@ -209,6 +228,8 @@ class LoaderPass:
         The default hook takes every batch, so nothing of the last one can be left over.
     measured : bool
         Something measures outputs: a step that sets none must not be measured by those of the last one.
+    counts : bool
+        The base counts the samples of a batch, no method of the subclass.
     only_loss : bool
         Unless a step puts something into ``batch_metrics``, its new loss is all there is to fold.
     probe, version : Parameter or None, int
@@ -217,16 +238,19 @@ class LoaderPass:
 
     __slots__ = (
         *("trainer", "name", "given", "number", "nested", "takes", "measured", "only_loss", "probe", "version"),
-        *("means", "objects", "losses", "size_of", "take_loss", "stepping", "bar", "heartbeat", "outer", "broken"),
+        *("means", "objects", "losses", "size_of", "counts", "take_loss", "stepping", "bar", "heartbeat", "outer"),
+        *("broken", "tally"),
     )
 
     def __init__(self, trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> None:
         state, loss = trainer._run_state, vars(trainer).get("loss")
         training = name == "train"
-        self.trainer, self.name, self.given, self.number = trainer, name, items, 0
+        self.trainer, self.name, self.given, self.number, self.tally = trainer, name, items, 0, None
         self.nested = state.item is not NOTHING
         self.means = RunningMeans()
-        self.size_of = data.batch_size if hooks.is_default(trainer, "batch_size_of") else trainer.batch_size_of
+        self.counts = hooks.is_default(trainer, "batch_size_of")
+        counter = state.counter if state.counter is not None else _counter(trainer, name, None, items)
+        self.size_of = counter.of if self.counts else trainer.batch_size_of
         running = loss is not state.initial_loss
         self.losses = LossTracker(self.means["loss"], self.size_of, loss, running)
         # The default steps set a new loss for every batch; of another one, each batch has to be looked at.
@@ -270,7 +294,8 @@ class LoaderPass:
         if trainer._prefetch:
             items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
         if state.ranks is not None:
-            items = rank_loaders.items_of_rank(trainer, self.name, items)
+            self.tally = rank_loaders.tally_of_pass(trainer, self.name)
+            items = rank_loaders.items_of_rank(trainer, self.name, items, self.counts, self.tally)
             if self.name == "train":
                 state.ranks.agreement.begin()
         return items
@@ -326,6 +351,7 @@ class LoaderPass:
         """Give the state of the run back to the pass around this one, however this one has ended."""
         state = self.trainer._run_state
         if self.name == "train":
+            state.counter = None
             # A batch that was broken off may have added to the gradients, and is trained again.
             state.gathering = not self.broken and self.waits()
             if state.ranks is not None:
@@ -341,6 +367,8 @@ class LoaderPass:
         trainer, means, objects = self.trainer, self.means, self.objects
         computed = means.compute()
         means["loss"].watch = None  # it holds the trainer
+        if self.tally is not None:
+            self.tally.check(trainer)
         for metric in objects.metrics.keys() & computed.keys() - {"loss"}:
             trainer._run_state.console.once(
                 f"{metric} is what self.metrics[{metric!r}] computes, not the mean of batch_metrics"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.writer import Copies, Writer
+from ..data.counting import SampleCounter
 from ..data.loaders import NOTHING
 from ..loggers.console import Console
 from ..metrics.direction import Best
@@ -53,6 +54,8 @@ class RunState:
     # The pass over a loader.
     loader: str | None = None
     item: Any = NOTHING
+    counter: SampleCounter | None = None  # of the samples of its batches
+    size_guessed: bool = False  # said once that they are not sure
     lent: tuple[str, ...] = ()  # which of BATCH_PARTS the base set for this item
     skip: bool = False  # the item under way does not count
     initial_loss: Any = None  # self.loss before the hook that starts a pass
@@ -80,6 +83,7 @@ class RunState:
     batches_without_step: int = 0  # before it that have not
     skipped: int = 0  # steps of this epoch left out because something was not finite
     moved_after_pass: bool = False  # the weights were moved once more after the pass's last batch
+    undivided: dict[int, Any] = field(default_factory=dict)  # by their ids, loaders that their owner has divided
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh
 
     # What a subclass's objects were before the first step: what differs later has a state.
