@@ -83,6 +83,7 @@ class RunState:
     modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
     objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
     marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
+    long_before: dict[str, Any] = field(default_factory=dict)  # of its containers with too many entries
     noted: int | None = None  # the id of the trainer whose objects were noted; those of a copy are others
     flags_before: dict[str, bool] = field(default_factory=dict)  # requires_grad of its parameters
     inside_before: dict[tuple[str, str], Any] = field(default_factory=dict)  # attributes inside of them
