@@ -1,4 +1,4 @@
-"""Optimizers and schedules as hooks have left them: with groups that were added, replaced, by another class too.
+"""Optimizers and schedules as hooks have left them: with further groups, or others, of another class too.
 
 What `build_model` makes is made anew in every process; what hooks have made of it since is rebuilt here, by the names of
 the parameters. Their states are loaded in `restore`.
@@ -19,7 +19,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..duck_typing import attribute, is_a
 from ..errors import CheckpointError
-from .inside import named_parameters
+from .inside import named_parameters, note_settings, put
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -69,9 +69,10 @@ def _class(part: Any) -> Layout:
 
 
 def note_built(trainer: ConvnetTrainer) -> None:
-    """Note what the hooks that build a run, or a stage, have made; what is otherwise later has been changed by others."""
+    """Note what the hooks that build a run, or a stage, have made and set; others change it later."""
     state = trainer._run_state
     state.built.setdefault(_stage(trainer), layouts(trainer, inventory.take(trainer)))
+    note_settings(trainer)
 
 
 def built(trainer: ConvnetTrainer) -> dict[str, Layout]:
@@ -137,7 +138,7 @@ class Rebuilding:
                 self._schedule(name, then, now)
         for name in self.built.keys() & self.now.keys() - self.then.keys():
             if self.began is None or name not in self.began:
-                _put(self.trainer, self.now[name]["path"], None)
+                put(self.trainer, self.now[name]["path"], None)
 
     @staticmethod
     def _in_order(found: Mapping[str, Layout]) -> Iterator[tuple[str, Layout]]:
@@ -172,7 +173,10 @@ class Rebuilding:
             )
         entry = self.saved[name]
         made = [
-            {**{key: value for key, value in group.items() if key != "params"}, "params": [parameters[n] for n in names]}
+            {
+                **{key: value for key, value in group.items() if key != "params"},
+                "params": [parameters[k] for k in names],
+            }
             for group, names in zip(entry["state"]["param_groups"], groups, strict=False)
         ]
         if now is not None and _name(now) == _name(then):
@@ -180,7 +184,7 @@ class Rebuilding:
             optimizer.state.clear()
             optimizer.param_groups[:] = made
         else:
-            _put(self.trainer, then["path"], self._new_optimizer(name, then, entry.get("defaults", {}), made))
+            put(self.trainer, then["path"], self._new_optimizer(name, then, entry.get("defaults", {}), made))
             self.held = inventory.take(self.trainer)
 
     def _new_optimizer(self, name: str, then: Layout, defaults: dict[str, Any], groups: list[dict[str, Any]]) -> Any:
@@ -207,7 +211,7 @@ class Rebuilding:
         if not alike:
             if not self._was_changed(name, now):
                 return
-            _put(self.trainer, then["path"], self._new_schedule(name, then, self.saved[name]["state"]))
+            put(self.trainer, then["path"], self._new_schedule(name, then, self.saved[name]["state"]))
             self.held = inventory.take(self.trainer)
         else:
             self._point(self._part(name), then)
@@ -215,9 +219,9 @@ class Rebuilding:
     def _new_schedule(self, name: str, then: Layout, state: Mapping[str, Any]) -> Any:
         cls = _find(then, LRScheduler, lr_scheduler)
         optimizer = self._part(then["of"]) if then["of"] is not None else _stand_in(state)
-        functions = [state.get("lr_lambdas"), state.get("_scale_fn_custom")]
-        if cls is None or optimizer is None or any(functions) or "lr_lambdas" in state:
-            why = "holds functions, which no file does" if any(functions) or "lr_lambdas" in state else "is not there now"
+        functions = "lr_lambdas" in state or state.get("_scale_fn_custom") is not None
+        if cls is None or optimizer is None or functions:
+            why = "holds functions, which no file does" if functions else "is not there now"
             raise CheckpointError(
                 f"{self.file}: self.{name} was replaced by a {then['class']}, which cannot be made again: it {why}. "
                 f"{self._advice('make it')}"
@@ -291,27 +295,6 @@ def _stand_in(state: Mapping[str, Any]) -> Optimizer:
     pairs = zip(rates, begins, strict=False)
     groups = [{"params": [torch.zeros(1)], "lr": rate, "initial_lr": begin} for rate, begin in pairs]
     return torch.optim.SGD(groups, lr=0.0)
-
-
-def _put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
-    """Put an object where it was: in an attribute, or in an entry of a list or dict that is one; None takes it out."""
-    name, *keys = path
-    if not keys:
-        if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
-            setattr(trainer, name, value)
-        return
-    container = vars(trainer).get(name)
-    if is_a(container, tuple):
-        container = list(container)
-        vars(trainer)[name] = container
-    if is_a(container, dict) and value is None:
-        container.pop(keys[0], None)
-    elif is_a(container, dict) or (is_a(container, list) and keys[0] < len(container)):
-        container[keys[0]] = value
-    elif is_a(container, list):
-        container.append(value)
-    elif container is None and type(keys[0]) is str:
-        setattr(trainer, name, {keys[0]: value})
 
 
 def of_the_first_groups(values: dict[str, Any], count: int) -> dict[str, Any]:

@@ -344,7 +344,10 @@ def test_the_same_numbers_in_another_order_have_changed():
     now = user_objects.capture({"order": torch.tensor([4, 3, 2, 1, 0])})
     assert user_objects.changed(now, before) == now
     for value in (torch.zeros((), dtype=torch.bool), torch.zeros(0), torch.ones(2, dtype=torch.complex64).conj()):
-        assert user_objects.changed(user_objects.capture([value]), user_objects.digest(user_objects.capture([value]))) is None
+        assert (
+            user_objects.changed(user_objects.capture([value]), user_objects.digest(user_objects.capture([value])))
+            is None
+        )
 
 
 def test_numbers_of_numpy_come_back():

@@ -185,9 +185,7 @@ PLACES = ("epoch start", "batch start", "batch end", "training end", "evaluation
 CONFIGS = st.fixed_dictionaries(
     {
         "optimizer": st.sampled_from(["sgd", "adam", "rmsprop", "adamw"]),
-        "schedule": st.sampled_from(
-            [None, "step", "cosine per step", "one cycle", "plateau", "warm-up", "by hand"]
-        ),
+        "schedule": st.sampled_from([None, "step", "cosine per step", "one cycle", "plateau", "warm-up", "by hand"]),
         "average": st.sampled_from([None, "ema", "ema every two", "swa", "by hand"]),
         "freezing": st.sampled_from([None, "callback", "thaw", "add group"]),
         "stages": st.sampled_from([None, None, "two", "other optimizer"]),
@@ -311,9 +309,7 @@ PLAIN = {
 @pytest.mark.parametrize("where", PLACES)
 def test_the_same_after_kill_9(where):
     whole = outcome(run(PLAIN, "whole"))
-    child = multiprocessing.get_context("fork").Process(
-        target=run, args=(PLAIN, "cut", dies_at(7, where, "kill -9"))
-    )
+    child = multiprocessing.get_context("fork").Process(target=run, args=(PLAIN, "cut", dies_at(7, where, "kill -9")))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
