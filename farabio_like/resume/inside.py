@@ -421,7 +421,7 @@ def put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
         if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
             setattr(trainer, name, value)
         return
-    container = vars(trainer).get(name)
+    container: Any = vars(trainer).get(name)
     if is_a(container, tuple):
         container = list(container)
         vars(trainer)[name] = container

@@ -1,4 +1,4 @@
-"""Layers and criteria without weights that hooks have put in the place of others: made again by class and attributes."""
+"""Layers and criteria without weights that hooks have put in place of others: made again by class and attributes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Optimizers and schedules as hooks have left them: with further groups, or others, of another class too.
 
-What `build_model` makes is made anew in every process; what hooks have made of it since is rebuilt here, by the names of
+What `build_model` makes is made anew in every process; what hooks have made of it is rebuilt here, by the names of the
 the parameters. Their states are loaded in `restore`.
 """
 
@@ -75,9 +75,10 @@ def note_built(trainer: ConvnetTrainer) -> None:
     note_settings(trainer)
 
 
-def built(trainer: ConvnetTrainer) -> dict[str, Layout]:
-    """Return what `note_built` has noted for the stage under way."""
-    return trainer._run_state.built.get(_stage(trainer), {})
+def built(trainer: ConvnetTrainer) -> list[dict[str, Layout]]:
+    """Return what `note_built` has noted: for the run, and for the stage under way."""
+    noted = trainer._run_state.built
+    return [noted[stage] for stage in dict.fromkeys(("", _stage(trainer))) if stage in noted]
 
 
 def _stage(trainer: ConvnetTrainer) -> str:
@@ -113,7 +114,7 @@ class Rebuilding:
     ) -> None:
         self.trainer, self.file, self.saved = trainer, file, run["components"]
         self.then = {name: entry["layout"] for name, entry in self.saved.items() if "layout" in entry}
-        self.built, self.began = run.get("built", {}), began
+        self.built, self.began = run.get("built", []), began
         self.held = inventory.take(trainer)
         self.now = layouts(trainer, self.held)
         self.skipped: set[str] = set()  # whose states are not to be loaded: the hook makes them
@@ -136,7 +137,7 @@ class Rebuilding:
                 self._optimizer(name, then, now)
             else:
                 self._schedule(name, then, now)
-        for name in self.built.keys() & self.now.keys() - self.then.keys():
+        for name in {name for noted in self.built for name in noted} & self.now.keys() - self.then.keys():
             if self.began is None or name not in self.began:
                 put(self.trainer, self.now[name]["path"], None)
 
@@ -200,8 +201,7 @@ class Rebuilding:
                 f"{self._advice('make it')}"
             ) from error
         if any(one.get("of") == name for one in self.then.values()):
-            # A schedule that is made by its constructor lets the optimizer count its steps.
-            lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+            _let_it_count(optimizer)
         return optimizer
 
     # ---------------------------------------------------------------- schedules
@@ -247,12 +247,12 @@ class Rebuilding:
 
     def _was_changed(self, name: str, now: Layout | None) -> bool:
         """Return whether hooks have made something of what was built; else the trainer is built otherwise now."""
-        then = self.built.get(name)
         if self.began is None and self.trainer._run_state.progress.phase is not None:
             return True  # after the hook that starts the epoch: it was looked at before
-        if now is None or then is None:
-            return now is None and then is None and bool(self.built)
-        return _classes(now) == _classes(then) and now.get("groups") == then.get("groups")
+        then = [noted[name] for noted in self.built if name in noted]
+        if now is None:
+            return not then and bool(self.built)
+        return any(_classes(now) == _classes(one) and now.get("groups") == one.get("groups") for one in then)
 
     def _part(self, where: str | None) -> Any:
         return next((part.value for part in self.held.parts if part.where == where), None)
@@ -294,7 +294,14 @@ def _stand_in(state: Mapping[str, Any]) -> Optimizer:
     begins = state.get("base_lrs") or rates
     pairs = zip(rates, begins, strict=False)
     groups = [{"params": [torch.zeros(1)], "lr": rate, "initial_lr": begin} for rate, begin in pairs]
-    return torch.optim.SGD(groups, lr=0.0)
+    return _let_it_count(torch.optim.SGD(groups, lr=0.0))
+
+
+def _let_it_count(optimizer: Any) -> Any:
+    """Let an optimizer tell schedules that it moves, as they have it from their constructor, or they warn."""
+    lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    optimizer._opt_called = True
+    return optimizer
 
 
 def of_the_first_groups(values: dict[str, Any], count: int) -> dict[str, Any]:

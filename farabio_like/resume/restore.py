@@ -95,7 +95,7 @@ class Resumption:
         _load_parts(trainer, self.saved, self.file, weights_only, self.position)
         if not weights_only:
             # In the middle of an epoch its hook comes first, which may give an optimizer the parameters of the window.
-            before_hook = {"windows": {}} if self.batches else {}
+            before_hook: dict[str, Any] = {"windows": {}} if self.batches else {}
             step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
             step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
@@ -134,6 +134,10 @@ class Drawn(ConvnetTrainer):
             self.model[3].p = 0.1
         if "criterion" in changes:
             self.criterion.beta = 0.2
+        if "another criterion" in changes:
+            self.criterion = nn.HuberLoss(delta=0.3)
+        if "clip" in changes:
+            self._clip_norm = 0.05
         if "data" in changes:
             self.data.scale = 1.5
         if "momentum of the norm" in changes:
@@ -181,6 +185,7 @@ class Drawn(ConvnetTrainer):
         self.die(self, "epoch end")
 
 
+CHANGES = ["dropout", "criterion", "another criterion", "data", "momentum of the norm", "rate", "clip", "optimizer"]
 PLACES = ("epoch start", "batch start", "batch end", "training end", "evaluation", "epoch end")
 CONFIGS = st.fixed_dictionaries(
     {
@@ -190,9 +195,7 @@ CONFIGS = st.fixed_dictionaries(
         "freezing": st.sampled_from([None, "callback", "thaw", "add group"]),
         "stages": st.sampled_from([None, None, "two", "other optimizer"]),
         "sampler": st.sampled_from(["shuffle", "weights", "list", "generator"]),
-        "changes": st.sets(
-            st.sampled_from(["dropout", "criterion", "data", "momentum of the norm", "rate", "optimizer"]), max_size=3
-        ).map(sorted),
+        "changes": st.sets(st.sampled_from(CHANGES), max_size=3).map(sorted),
         "change_in": st.sampled_from(["epoch", "batch"]),
         "epoch": st.integers(1, EPOCHS),
         "accumulation": st.sampled_from([1, 1, 2, 3]),
@@ -224,7 +227,7 @@ def seed(number):
 
 
 def dies_at(step, where, how):
-    """Return what ends a run once, at or after a step, at a place: at once, with what is in its files, or by SIGTERM."""
+    """Return what ends a run once, at a place at or after a step: at once, with what is in its files, or by SIGTERM."""
     left = [True]
 
     def die(trainer, place):
@@ -291,7 +294,7 @@ def test_a_trainer_that_is_drawn_goes_on_as_if_it_had_not_been_killed(config, ki
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200, phases=[Phase.explicit, Phase.generate], **COMMON)
 @given(CONFIGS, KILLS)
 def test_two_hundred_trainers_go_on_as_if_they_had_not_been_killed(config, kills):
     assume(sensible(config))
