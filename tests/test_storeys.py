@@ -19,7 +19,7 @@ rundir
 loggers
 checks report compare
 optim
-resume.attributes
+resume.attributes resume.layers
 resume.inside
 resume.optimizers resume.horizon
 resume.restore

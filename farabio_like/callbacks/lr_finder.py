@@ -13,10 +13,12 @@ from torch import Tensor
 
 from .. import components, distributed, plots
 from ..checks.arguments import positive, whole_number
+from ..data import length_of
 from ..distributed import loaders as rank_loaders
 from ..errors import ConfigError, DataError, HookError
 from ..loop import batch as loop_batch
 from ..loop import loader_pass
+from ..optim import steps as optim_steps
 from ..state.rollback import without_trace
 
 if TYPE_CHECKING:
@@ -158,6 +160,7 @@ def _losses(trainer: ConvnetTrainer, rates: list[float], smoothing: float, diver
     counter = trainer._run_state.counter
     with without_trace(trainer), contextlib.closing(_items(trainer)) as items:
         trainer._run_state.resumption.end()  # a run that goes on reads its loader from the beginning here, too
+        trainer._run_state.stepping = None  # windows and scales of its own
         for step, (rate, item) in enumerate(zip(rates, items, strict=False), 1):
             trainer.set_lr(rate)
             loss = _loss_of_step(trainer, item)
@@ -193,6 +196,9 @@ def _items(trainer: ConvnetTrainer) -> Generator[Any, None, None]:
         if trainer.train_epoch_iter is None:
             raise HookError(f"find_lr: {type(trainer).__name__} has no train loader. Set self.train_loader.")
         items, item = trainer.train_epoch_iter, None
+        stepping = optim_steps.bind(trainer)
+        if stepping is not None:
+            stepping.begin_pass(trainer, length_of(items))
         if trainer._run_state.ranks is not None:
             trainer._run_state.progress.batches = 0  # none of this pass has been trained before
             items = rank_loaders.items_of_rank(trainer, "train", items)
@@ -206,6 +212,9 @@ def _loss_of_step(trainer: ConvnetTrainer, item: Any) -> float:
     loop_batch.return_batch(trainer)
     trainer._run_state.item = item
     trainer.batch_metrics = {}
+    stepping = trainer._run_state.stepping
+    if stepping is not None:
+        stepping.next_batch(trainer)
     trainer.train_batch(item)
     loss = trainer.loss
     if not isinstance(loss, (Tensor, int, float)):

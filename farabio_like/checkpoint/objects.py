@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import packages
 from ..callbacks.base import Callback
-from ..components.inventory import behind
+from ..components.inventory import MOST_ASKED, behind
 from ..config.config import Config
 from ..duck_typing import attribute, has_state, is_a, own_attributes
-from .plain import PLAIN, is_plain
+from .plain import MOST_PLAIN, PLAIN, is_plain
 
 LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume.attributes`
 MOST_PARTS = 10_000  # of a list or dict that holds more than plain data
@@ -128,6 +128,14 @@ def _capture_array(value: np.ndarray, known: set[int], depth: int) -> State | No
 
 def _restore_array(value: Any, state: State, device: torch.device) -> Any:
     return np.frombuffer(state["array"], state["dtype"]).reshape(state["shape"]).copy()
+
+
+def _capture_number(value: np.generic, known: set[int], depth: int) -> State | None:
+    return {"number": value.tobytes(), "dtype": value.dtype.str} if value.dtype.kind in "biufc" else None
+
+
+def _restore_number(value: Any, state: State, device: torch.device) -> Any:
+    return np.frombuffer(state["number"], state["dtype"])[0]
 
 
 def _capture_generator(value: torch.Generator, known: set[int], depth: int) -> State:
@@ -302,6 +310,7 @@ _PLAIN = Kind("plain", lambda value, depth: is_plain(value), _capture_plain, _an
 KINDS = (
     Kind("tensor", _instance(Tensor), _capture_tensor, _any_place, _restore_tensor),
     Kind("array", _instance(np.ndarray), _capture_array, _any_place, _restore_array),
+    Kind("number", _instance(np.generic), _capture_number, _any_place, _restore_number),
     Kind("generator", _instance(torch.Generator), _capture_generator, _instance(torch.Generator), _restore_generator),
     Kind(
         "random",
@@ -385,7 +394,7 @@ def _content(value: Any, exact: bool = False) -> Any:
     if isinstance(value, Tensor):
         if exact and _has_memory(value) and value.device.type == "cpu":
             # Not by a sum, which is the same for the same numbers in another order.
-            flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
+            flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
             return tuple(value.shape), str(value.dtype), hash(flat.numpy().tobytes())
         # Types of one byte have no sum of their own, and integers none of every kind.
         total = value.detach().to(torch.float64 if not value.is_complex() else torch.complex128).sum().item()
@@ -404,6 +413,27 @@ def changed(state: dict[str, Any], before: Any) -> dict[str, Any] | None:
         pairs = [pair for pair in pairs if pair[1] is not None]
         return {**state, "fields": pairs} if pairs else None
     return None if digest(state) == before else state
+
+
+def long_containers(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield place and mark of every container in an object that has too many parts to be stored."""
+    kind = type(value)
+    if kind in PLAIN or depth > 3:
+        return
+    if issubclass(kind, (list, tuple, dict, set, frozenset, collections.deque)):
+        if len(value) > MOST_PARTS and not _is_storable_container(value):
+            ends = (value[0], value[-1]) if issubclass(kind, (list, tuple, collections.deque)) else ()
+            yield where, (len(value), *map(id, ends))
+        elif len(value) <= MOST_ASKED and issubclass(kind, (list, tuple, dict)):
+            for key, part in list(dict.items(value) if issubclass(kind, dict) else enumerate(value)):
+                yield from long_containers(part, f"{where}[{key!r}]", depth + 1)
+    elif is_record(value):
+        for name, part in _fields(value).items():
+            yield from long_containers(part, f"{where}.{name}", depth + 1)
+
+
+def _is_storable_container(value: Any) -> bool:
+    return len(value) <= MOST_PLAIN and is_plain(_contents(value) if type(value) in _COLLECTIONS else value)
 
 
 def mark(value: Any) -> Any:

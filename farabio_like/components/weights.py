@@ -40,7 +40,7 @@ def plain_key(module: nn.Module, key: str) -> str:
 
 
 def plain_state(module: nn.Module, instead: Mapping[int, Tensor] | None = None) -> dict[str, Any]:
-    """Return the ``state_dict`` of `module` with plain keys, and with other tensors for some parameters, by their id."""
+    """Return the ``state_dict`` of `module` with plain keys, with other tensors for some parameters, by their id."""
     if not instead:
         return {plain_key(module, key): value for key, value in module.state_dict().items()}
     state = {key: instead.get(id(value), value) for key, value in module.state_dict(keep_vars=True).items()}

@@ -80,10 +80,17 @@ def merged(states: Sequence[Mapping[str, Any]], empty: bool) -> dict[str, Any]:
     return {**states[0], "windows": windows}  # what is waiting is the mean over the ranks already
 
 
-def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
+def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any], within_pass: bool = False) -> None:
     """Take back what `state_dict` gave, after the optimizers have theirs.
 
     A trainer with other settings takes what it has a use for: scales in fp16, open windows where it accumulates.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    found : dict
+    within_pass : bool
+        A pass has begun: a setting that a hook has changed in the middle of it holds from the next one on.
 
     Raises
     ------
@@ -92,7 +99,7 @@ def load_state_dict(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
     """
     state = trainer._run_state
     every = optimizers_of(trainer)
-    stepping = bind(trainer)
+    stepping = state.stepping if within_pass else bind(trainer)
     windows = found.get("windows", {}) if stepping is not None and stepping.plan.steps > 1 else {}
     for name, window in windows.items():
         parameters = components.parameters_of(every[name]) if name in every else []

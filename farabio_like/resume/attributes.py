@@ -124,6 +124,7 @@ def note_objects(trainer: ConvnetTrainer) -> None:
         where: user_objects.fingerprint(part) for where, part in stateful_parts(held).items() if is_a(part, nn.Module)
     }
     state.objects_before, state.marks_before = {}, {}
+    state.long_before = _long_containers(trainer)
     for name, value in _own(trainer):
         state.marks_before[name] = user_objects.mark(value)
         if not user_objects.is_large(value):
@@ -175,16 +176,27 @@ def own_objects(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[
             and id(value) not in known
         ):
             left_out.append(f"self.{name} (a {type(value).__name__})")
+    for where, mark in _long_containers(trainer).items():
+        if state.long_before.get(where) != mark:
+            left_out.append(f"self.{where} ({mark[0]:,} entries, too many)")
     say_left_out(trainer, left_out)
     return kept
 
 
+def _long_containers(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return marks of the containers with too many entries for a checkpoint, by place."""
+    found: dict[str, Any] = {}
+    for name, value in _own(trainer):
+        found.update(user_objects.long_containers(value, name))
+    return found
+
+
 def say_left_out(trainer: ConvnetTrainer, names: Iterable[str]) -> None:
-    """Say once what no checkpoint holds, though the run has changed it."""
+    """Say once what no checkpoint holds, though the run has changed it: by the words before a parenthesis."""
     state = trainer._run_state
-    left_out = sorted(set(names) - state.left_out)
+    left_out = sorted({name for name in names if name.partition(" (")[0] not in state.left_out})
     if left_out:
-        state.left_out |= set(left_out)
+        state.left_out |= {name.partition(" (")[0] for name in left_out}
         state.console.line(
             f"not in the checkpoints: {', '.join(left_out)}; where the next step depends on it, a resumed run "
             "differs. Give it state_dict() and load_state_dict()."

@@ -188,12 +188,14 @@ def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
     state = trainer._run_state
     records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
-    callbacks = records["callbacks"] if records is not None else None
+    callbacks = records["callbacks"] if records is not None else callback_states(trainer)
+    averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
     return {
         "rng": _rng(trainer, inventory.take(trainer)),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "callbacks": callbacks if callbacks is not None else callback_states(trainer),
+        # Averages of weights are the same on all ranks: the state of the run has them.
+        "callbacks": [[e[0], None] if a else e for e, a in zip(callbacks, averages, strict=True)],
         "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
     }
 

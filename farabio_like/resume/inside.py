@@ -1,4 +1,4 @@
-"""What hooks change inside modules, data sets and transforms, and no ``state_dict`` holds.
+"""What hooks change inside modules, data sets and transforms, and in the settings, and no ``state_dict`` holds.
 
 Flags of parameters and layers, numbers, texts, small tensors, generators: all that differs from what it was when the
 run began. What a trainer holds by itself is in `attributes`, optimizers and schedules are in `optimizers`.
@@ -26,7 +26,9 @@ from ..checkpoint import objects as user_objects
 from ..checkpoint.plain import MOST_PLAIN, PLAIN, is_plain
 from ..components import inventory
 from ..components.inventory import Inventory
+from ..config.settings import OF_A_STAGE
 from ..duck_typing import has_state, is_a, own_attributes
+from . import layers
 from .attributes import say_left_out
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ _ROOTS = (nn.Module, Dataset, Sampler, DataLoader)
 _LOADERS = ("train_loader", "valid_loader", "test_loader")
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type)
 _SETTINGS = (*_FUNCTIONS, PurePath, Enum)  # what a hook sets on purpose, and no file can hold
+_MAY_CHANGE = tuple(f"_{name}" for name in OF_A_STAGE)  # in the course of a run
 _OF_TORCH = (torch.dtype, torch.device, torch.Size)
 _OF_A_MODULE = frozenset(vars(nn.Module()))  # its tables and hooks
 _HELD_BY_THE_RUN = ("metrics", "callbacks", "loggers")
@@ -163,7 +166,21 @@ def note(trainer: ConvnetTrainer, held: Inventory) -> None:
         (where, name): (_quick(value), _digest(value, found), None if _quick(value) else copy.deepcopy(found))
         for where, name, value, found in _all_leaves(trainer, held)
     }
-    state.structures_before = {where: _structure(holder) for where, holder in _every(trainer, held).items()}
+    every = _every(trainer, held)
+    state.structures_before = {where: _structure(holder) for where, holder in every.items()}
+    state.layers_before = {where: holder for where, holder in every.items() if layers.is_bare(holder)}
+
+
+def note_settings(trainer: ConvnetTrainer) -> None:
+    """Note the settings that a run, or a stage, begins with."""
+    state = trainer._run_state
+    stage = "" if state.stage is None else state.stage.name
+    state.settings_before.setdefault(stage, {name: copy.deepcopy(getattr(trainer, name)) for name in _MAY_CHANGE})
+
+
+def _settings_before(trainer: ConvnetTrainer) -> dict[str, Any]:
+    stage = trainer._run_state.stage
+    return trainer._run_state.settings_before.get("" if stage is None else stage.name, {})
 
 
 def _every(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
@@ -208,6 +225,7 @@ def changed(trainer: ConvnetTrainer, held: Inventory) -> Found:
     inside = {id(holder) for group in groups.values() for holder in group.values()} | known
     found: Found = {}
     left_out = []
+    found["layers"] = {}
     for group, holders in groups.items():
         entries = {}
         for where, holder in holders.items():
@@ -223,12 +241,19 @@ def changed(trainer: ConvnetTrainer, held: Inventory) -> Found:
                     left_out.append(f"self.{where}.{name} (a {type(value).__name__})")
             if pairs:
                 entries[where] = pairs
-            if where in state.structures_before and state.structures_before[where] != _structure(holder):
-                left_out.append(f"self.{where} (now a {type(holder).__name__}{_parts_of(holder)})")
+            layer = _new_layer(trainer, where, holder, known, inside) if group == "model" else None
+            if layer is not None:
+                found["layers"][where] = layer
+            elif where in state.structures_before and state.structures_before[where] != _structure(holder):
+                left_out.append(f"self.{where} (now a {_structure(holder)[0][1]}{_parts_of(holder)})")
         found[group] = entries
     flags = {name: p.requires_grad for name, p in named_parameters(held).items()}
     found["flags"] = {name: flag for name, flag in flags.items() if state.flags_before.get(name) != flag}
     found["eval"] = _in_eval_mode(trainer, groups["model"])
+    settings = {name: getattr(trainer, name) for name in _MAY_CHANGE}
+    settings = {name: v.item() if is_a(v, np.generic) else v for name, v in settings.items()}
+    before_them = _settings_before(trainer)
+    found["settings"] = {n: copy.deepcopy(v) for n, v in settings.items() if is_plain(v) and v != before_them.get(n, v)}
     say_left_out(trainer, left_out)
     return found
 
@@ -240,6 +265,21 @@ def named_parameters(held: Inventory) -> dict[str, nn.Parameter]:
         for key, parameter in part.value.named_parameters():
             found.setdefault(id(parameter), (f"{part.where}.{components.plain_key(part.value, key)}", parameter))
     return dict(found.values())
+
+
+def _new_layer(
+    trainer: ConvnetTrainer, where: str, holder: Any, known: set[int], inside: Collection[int]
+) -> dict[str, Any] | None:
+    """Return how to make a layer or a criterion that a hook has put in the place of one of another class."""
+    before = trainer._run_state.structures_before.get(where)
+    if not layers.is_bare(holder) or (before is not None and before[0] == _structure(holder)[0]):
+        return None
+    fields = [(name, value, state) for name, value, state in _leaves(holder, known, inside)]
+    if len(_structure(holder)) > 1 or any(state is None and value is not None for _, value, state in fields):
+        return None
+    parts = [part for part in inventory.take(trainer).modules if part.where == where]
+    path = [parts[0].attribute, *parts[0].keys] if parts else None
+    return {**layers.described(holder, path), "fields": [[name, copy.deepcopy(state)] for name, _, state in fields]}
 
 
 def _in_eval_mode(trainer: ConvnetTrainer, modules: dict[str, Any]) -> list[str] | None:
@@ -276,7 +316,8 @@ def _digest(value: Any, state: user_objects.State | None) -> Any:
 
 def _structure(holder: Any) -> list[tuple[str, Any]]:
     """Return of which class an object is, and those that it holds, which are looked into by themselves."""
-    found: list[tuple[str, Any]] = [("", type(holder).__name__)]
+    hooked = layers.hooks_of(holder) if is_a(holder, nn.Module) else 0
+    found: list[tuple[str, Any]] = [("", f"{type(holder).__name__}{f' with {hooked} hooks' if hooked else ''}")]
     for name, value in _fields(holder).items():
         if is_a(value, (list, tuple)) and len(value) <= MOST_PARTS:
             kinds = [type(part).__name__ for part in value if _is_looked_into(part)]
@@ -313,6 +354,9 @@ def give_back(trainer: ConvnetTrainer, found: Found, *groups: str) -> None:
     """
     if not found:
         return
+    if "model" in groups:
+        _give_layers(trainer, found)
+        vars(trainer).update({**_settings_before(trainer), **copy.deepcopy(found.get("settings", {}))})
     held = inventory.take(trainer)
     holders, missing = _holders(trainer, held), []
     for group in groups:
@@ -342,6 +386,53 @@ def _set(holder: Any, name: str, state: user_objects.State, device: torch.device
     # Not by setattr: the class may be frozen, or have a property of the name.
     table[name] = user_objects.restore(there, state, device)
     return True
+
+
+def _give_layers(trainer: ConvnetTrainer, found: Found) -> None:
+    """Put layers without weights where hooks had put them, and where they had not, those that were built."""
+    state, entries = trainer._run_state, found.get("layers", {})
+    holders = _holders(trainer, inventory.take(trainer))["model"]
+    for where in [*entries, *(where for where in state.layers_before if where not in entries)]:
+        entry, there = entries.get(where), holders.get(where)
+        if entry is None:
+            layer = state.layers_before[where]
+            if there is None or type(there) is type(layer) or not layers.is_bare(there):
+                continue
+        elif [type(there).__module__, type(there).__qualname__] == entry["class"]:
+            continue  # its attributes are given below
+        else:
+            fields = {name: user_objects.restore(None, part, trainer.device) for name, part in entry["fields"]}
+            layer = layers.make(entry, fields)
+        parent, _, name = where.rpartition(".")
+        if layer is None:
+            continue
+        if entry is not None and entry["path"] is not None:
+            put(trainer, entry["path"], layer)
+        elif parent in holders:
+            holders[parent]._modules[name] = layer
+        elif where in vars(trainer):
+            setattr(trainer, where, layer)
+
+
+def put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
+    """Put an object where it was: in an attribute, or in an entry of a list or dict that is one; None takes it out."""
+    name, *keys = path
+    if not keys:
+        if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
+            setattr(trainer, name, value)
+        return
+    container: Any = vars(trainer).get(name)
+    if is_a(container, tuple):
+        container = list(container)
+        vars(trainer)[name] = container
+    if is_a(container, dict) and value is None:
+        container.pop(keys[0], None)
+    elif is_a(container, dict) or (is_a(container, list) and keys[0] < len(container)):
+        container[keys[0]] = value
+    elif is_a(container, list):
+        container.append(value)
+    elif container is None and type(keys[0]) is str:
+        setattr(trainer, name, {keys[0]: value})
 
 
 def _reset(trainer: ConvnetTrainer, held: Inventory, holders: dict[str, Any], found: Found) -> None:

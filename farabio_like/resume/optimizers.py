@@ -1,6 +1,6 @@
-"""Optimizers and schedules as hooks have left them: with groups that were added, replaced, by another class too.
+"""Optimizers and schedules as hooks have left them: with further groups, or others, of another class too.
 
-What `build_model` makes is made anew in every process; what hooks have made of it since is rebuilt here, by the names of
+What `build_model` makes is made anew in every process; what hooks have made of it is rebuilt here, by the names of the
 the parameters. Their states are loaded in `restore`.
 """
 
@@ -19,7 +19,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..duck_typing import attribute, is_a
 from ..errors import CheckpointError
-from .inside import named_parameters
+from .inside import named_parameters, note_settings, put
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -69,14 +69,16 @@ def _class(part: Any) -> Layout:
 
 
 def note_built(trainer: ConvnetTrainer) -> None:
-    """Note what the hooks that build a run, or a stage, have made; what is otherwise later has been changed by others."""
+    """Note what the hooks that build a run, or a stage, have made and set; others change it later."""
     state = trainer._run_state
     state.built.setdefault(_stage(trainer), layouts(trainer, inventory.take(trainer)))
+    note_settings(trainer)
 
 
-def built(trainer: ConvnetTrainer) -> dict[str, Layout]:
-    """Return what `note_built` has noted for the stage under way."""
-    return trainer._run_state.built.get(_stage(trainer), {})
+def built(trainer: ConvnetTrainer) -> list[dict[str, Layout]]:
+    """Return what `note_built` has noted: for the run, and for the stage under way."""
+    noted = trainer._run_state.built
+    return [noted[stage] for stage in dict.fromkeys(("", _stage(trainer))) if stage in noted]
 
 
 def _stage(trainer: ConvnetTrainer) -> str:
@@ -112,7 +114,7 @@ class Rebuilding:
     ) -> None:
         self.trainer, self.file, self.saved = trainer, file, run["components"]
         self.then = {name: entry["layout"] for name, entry in self.saved.items() if "layout" in entry}
-        self.built, self.began = run.get("built", {}), began
+        self.built, self.began = run.get("built", []), began
         self.held = inventory.take(trainer)
         self.now = layouts(trainer, self.held)
         self.skipped: set[str] = set()  # whose states are not to be loaded: the hook makes them
@@ -135,9 +137,9 @@ class Rebuilding:
                 self._optimizer(name, then, now)
             else:
                 self._schedule(name, then, now)
-        for name in self.built.keys() & self.now.keys() - self.then.keys():
+        for name in {name for noted in self.built for name in noted} & self.now.keys() - self.then.keys():
             if self.began is None or name not in self.began:
-                _put(self.trainer, self.now[name]["path"], None)
+                put(self.trainer, self.now[name]["path"], None)
 
     @staticmethod
     def _in_order(found: Mapping[str, Layout]) -> Iterator[tuple[str, Layout]]:
@@ -174,7 +176,7 @@ class Rebuilding:
         made = [
             {
                 **{key: value for key, value in group.items() if key != "params"},
-                "params": [parameters[n] for n in names],
+                "params": [parameters[k] for k in names],
             }
             for group, names in zip(entry["state"]["param_groups"], groups, strict=False)
         ]
@@ -183,7 +185,7 @@ class Rebuilding:
             optimizer.state.clear()
             optimizer.param_groups[:] = made
         else:
-            _put(self.trainer, then["path"], self._new_optimizer(name, then, entry.get("defaults", {}), made))
+            put(self.trainer, then["path"], self._new_optimizer(name, then, entry.get("defaults", {}), made))
             self.held = inventory.take(self.trainer)
 
     def _new_optimizer(self, name: str, then: Layout, defaults: dict[str, Any], groups: list[dict[str, Any]]) -> Any:
@@ -199,8 +201,7 @@ class Rebuilding:
                 f"{self._advice('make it')}"
             ) from error
         if any(one.get("of") == name for one in self.then.values()):
-            # A schedule that is made by its constructor lets the optimizer count its steps.
-            lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+            _let_it_count(optimizer)
         return optimizer
 
     # ---------------------------------------------------------------- schedules
@@ -210,7 +211,7 @@ class Rebuilding:
         if not alike:
             if not self._was_changed(name, now):
                 return
-            _put(self.trainer, then["path"], self._new_schedule(name, then, self.saved[name]["state"]))
+            put(self.trainer, then["path"], self._new_schedule(name, then, self.saved[name]["state"]))
             self.held = inventory.take(self.trainer)
         else:
             self._point(self._part(name), then)
@@ -218,11 +219,9 @@ class Rebuilding:
     def _new_schedule(self, name: str, then: Layout, state: Mapping[str, Any]) -> Any:
         cls = _find(then, LRScheduler, lr_scheduler)
         optimizer = self._part(then["of"]) if then["of"] is not None else _stand_in(state)
-        functions = [state.get("lr_lambdas"), state.get("_scale_fn_custom")]
-        if cls is None or optimizer is None or any(functions) or "lr_lambdas" in state:
-            why = (
-                "holds functions, which no file does" if any(functions) or "lr_lambdas" in state else "is not there now"
-            )
+        functions = "lr_lambdas" in state or state.get("_scale_fn_custom") is not None
+        if cls is None or optimizer is None or functions:
+            why = "holds functions, which no file does" if functions else "is not there now"
             raise CheckpointError(
                 f"{self.file}: self.{name} was replaced by a {then['class']}, which cannot be made again: it {why}. "
                 f"{self._advice('make it')}"
@@ -248,12 +247,12 @@ class Rebuilding:
 
     def _was_changed(self, name: str, now: Layout | None) -> bool:
         """Return whether hooks have made something of what was built; else the trainer is built otherwise now."""
-        then = self.built.get(name)
         if self.began is None and self.trainer._run_state.progress.phase is not None:
             return True  # after the hook that starts the epoch: it was looked at before
-        if now is None or then is None:
-            return now is None and then is None and bool(self.built)
-        return _classes(now) == _classes(then) and now.get("groups") == then.get("groups")
+        then = [noted[name] for noted in self.built if name in noted]
+        if now is None:
+            return not then and bool(self.built)
+        return any(_classes(now) == _classes(one) and now.get("groups") == one.get("groups") for one in then)
 
     def _part(self, where: str | None) -> Any:
         return next((part.value for part in self.held.parts if part.where == where), None)
@@ -295,28 +294,14 @@ def _stand_in(state: Mapping[str, Any]) -> Optimizer:
     begins = state.get("base_lrs") or rates
     pairs = zip(rates, begins, strict=False)
     groups = [{"params": [torch.zeros(1)], "lr": rate, "initial_lr": begin} for rate, begin in pairs]
-    return torch.optim.SGD(groups, lr=0.0)
+    return _let_it_count(torch.optim.SGD(groups, lr=0.0))
 
 
-def _put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
-    """Put an object where it was: in an attribute, or in an entry of a list or dict that is one; None takes it out."""
-    name, *keys = path
-    if not keys:
-        if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
-            setattr(trainer, name, value)
-        return
-    container = vars(trainer).get(name)
-    if is_a(container, tuple):
-        container = list(container)
-        vars(trainer)[name] = container
-    if is_a(container, dict) and value is None:
-        container.pop(keys[0], None)
-    elif is_a(container, dict) or (is_a(container, list) and keys[0] < len(container)):
-        container[keys[0]] = value
-    elif is_a(container, list):
-        container.append(value)
-    elif container is None and type(keys[0]) is str:
-        setattr(trainer, name, {keys[0]: value})
+def _let_it_count(optimizer: Any) -> Any:
+    """Let an optimizer tell schedules that it moves, as they have it from their constructor, or they warn."""
+    lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    optimizer._opt_called = True
+    return optimizer
 
 
 def of_the_first_groups(values: dict[str, Any], count: int) -> dict[str, Any]:

@@ -43,9 +43,15 @@ def own_part(trainer: ConvnetTrainer, saved: dict[str, Any]) -> dict[str, Any]:
         epoch = {**epoch, "means": own.get("means", {}), "objects": own.get("objects", {})}
         if rank:
             epoch["rng"] = own["rng"]  # the order of the samples is drawn by the first rank alone
-    callbacks = own.get("callbacks", run["callbacks"])
+    callbacks = _whole(own.get("callbacks", run["callbacks"]), run["callbacks"])
     taken = {"rng": own["rng"], "epoch": epoch, "callbacks": callbacks, "stepping": own["stepping"]}
     return {**saved, "run": {**run, **taken}}
+
+
+def _whole(own: list[list[Any]], of_the_run: list[list[Any]]) -> list[list[Any]]:
+    """Return the states of a rank's callbacks, with those of the run where they are the same on all ranks."""
+    common = [entry for entry in of_the_run if [entry[0], None] in own]
+    return [common.pop(0) if state is None and common else [name, state] for name, state in own]
 
 
 def _measuring(trainer: ConvnetTrainer) -> set[str]:

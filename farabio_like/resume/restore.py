@@ -15,10 +15,11 @@ from .. import components, rng
 from ..checkpoint import objects as user_objects
 from ..components import dtensor, inventory
 from ..data.resumable import ResumePoint
+from ..distributed import fsdp
 from ..errors import CheckpointError
 from ..metrics.direction import Best
 from ..optim import state as step_state
-from . import horizon, inside, optimizers
+from . import horizon, inside, layers, optimizers
 from .attributes import averaging, class_name, components_of, loaders
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Resumption:
         _load_parts(trainer, self.saved, self.file, weights_only, self.position)
         if not weights_only:
             # In the middle of an epoch its hook comes first, which may give an optimizer the parameters of the window.
-            before_hook = {"windows": {}} if self.batches else {}
+            before_hook: dict[str, Any] = {"windows": {}} if self.batches else {}
             step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
             step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None
@@ -145,7 +146,7 @@ class Resumption:
         assert position is not None and state.means is not None and state.metric_objects is not None
         start, self.start = self.start, None
         self._parts_again(trainer)
-        step_state.load_state_dict(trainer, self.saved["run"]["stepping"])
+        step_state.load_state_dict(trainer, self.saved["run"]["stepping"], within_pass=True)
         step_state.load_waiting(trainer, self.saved["run"]["stepping"])
         state.means.load_state_dict(position["means"])
         state.metric_objects.load_state_dict(position["objects"])
@@ -224,7 +225,16 @@ def _load_parts(
         The position in an epoch whose first hook has still to be called again.
     """
     where = f"{file}, written by {saved['class']} and read by {type(trainer).__qualname__},"
-    components.load_model_state(components.model_of(trainer), saved["model"], where)
+    model, state = components.model_of(trainer), saved["model"]
+    for name, module in model.items() if isinstance(model, Mapping) else [(None, model)]:
+        _fit_buffers(module, state if name is None else state.get(str(name), {}))
+    try:
+        components.load_model_state(model, state, where)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\nWhere a hook changes the network in the course of a run, change it in on_train_start too, where "
+            "self.epoch says how far the run has come."
+        ) from None
     if not weights_only:
         _load_components(trainer, saved["run"], file, before_hook)
     for name, callback in averaging(trainer).items():
@@ -260,8 +270,14 @@ def _load_components(
             _load_component(name, part, values, file, saved[name].get("shapes", ()))
 
 
+def _fit_buffers(module: nn.Module | None, state: Any) -> None:
+    if module is not None and not fsdp.is_module(module):
+        layers.fit_buffers(components.unwrap(module), state)
+
+
 def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequence[list[int] | None]) -> None:
     if isinstance(part, nn.Module):
+        _fit_buffers(part, values)
         components.load_model_state(part, values, f"{file}, for self.{name},")
         return
     # A copy: an optimizer takes the tensors that it is given, and changes them.

@@ -91,10 +91,13 @@ class RunState:
     modules_before: dict[str, Any] = field(default_factory=dict)  # contents of its modules
     objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
     marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
+    long_before: dict[str, Any] = field(default_factory=dict)  # of its containers with too many entries
     noted: int | None = None  # the id of the trainer whose objects were noted; those of a copy are others
     flags_before: dict[str, bool] = field(default_factory=dict)  # requires_grad of its parameters
     inside_before: dict[tuple[str, str], Any] = field(default_factory=dict)  # attributes inside of them
     structures_before: dict[str, Any] = field(default_factory=dict)  # classes of what is inside of them
+    layers_before: dict[str, Any] = field(default_factory=dict)  # those without weights
+    settings_before: dict[str, dict[str, Any]] = field(default_factory=dict)  # those that it may change, by stage
     built: dict[str, dict[str, Any]] = field(default_factory=dict)  # layouts of its optimizers, by stage
     left_out: set[str] = field(default_factory=set)  # said to be in no checkpoint
 

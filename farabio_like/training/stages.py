@@ -25,8 +25,8 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         attributes.note_objects(trainer)
         inside.note(trainer, inventory.take(trainer))
         state.noted = id(trainer)
+    optimizers.note_built(trainer)
     if trainer._stages is None:
-        optimizers.note_built(trainer)
         state.resumption.parts(trainer)
         yield
         return

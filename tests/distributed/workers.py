@@ -458,7 +458,12 @@ def rates():
     """A learning rate test, which all ranks have to leave after the same step."""
     torch.manual_seed(0)
     found = find_lr(Base(), min_lr=0.1, max_lr=1e4, num_steps=30)
-    return {"losses": [float(loss) for loss in found.losses], "suggestion": found.suggestion}
+    gathered = find_lr(Base({"_accumulation_steps": 2}), min_lr=0.01, max_lr=10.0, num_steps=12)
+    return {
+        "losses": [float(loss) for loss in found.losses],
+        "suggestion": found.suggestion,
+        "gathered": [float(loss) for loss in gathered.losses],
+    }
 
 
 def again():

@@ -304,3 +304,58 @@ def test_a_trainer_that_another_one_holds_goes_on_with_its_counters(tmp_path):
     resumed = Outer({**settings, "fails": False})
     resumed.train(resume=True)
     assert resumed.step == 9 and resumed.inner.step == 6 and resumed.inner.epoch == 2
+
+
+class Buffer:
+    """As a replay buffer is written, of transitions that are tensors."""
+
+    def __init__(self):
+        self.storage = collections.deque(maxlen=20_000)
+
+
+class Replay(Tiny):
+    def build_model(self):
+        super().build_model()
+        self.memory, self.buffer, self.losses = collections.deque(), Buffer(), []
+        self.samples = [(torch.zeros(1), index) for index in range(10_001)]  # data, which nobody changes
+
+    def on_end_training_batch(self):
+        transition = (torch.ones(1), self.step)
+        self.memory.extend([transition] * 4000)
+        self.buffer.storage.extend([transition] * self.config["entries"])
+        self.losses += [0.5] * 20_000  # plain, but of too many entries in the end
+
+
+def test_a_container_with_too_many_entries_is_named(tmp_path, capsys):
+    trainer = Replay({"_logdir": str(tmp_path), "_verbose": True, "_save_epoch": 1, "entries": 5000})
+    trainer.train()
+    said = [line for line in capsys.readouterr().out.splitlines() if "not in the checkpoints" in line]
+    assert len(said) == 2  # at the end of the first epoch, and of the second
+    assert "self.memory (12,000 entries, too many)" in said[0] and "samples" not in "".join(said)
+    assert "self.buffer.storage (15,000 entries, too many)" in said[0] and "losses" not in said[0]
+    assert "self.losses (120,000 entries, too many)" in said[1] and "memory" not in said[1]
+    small = Replay({"_logdir": str(tmp_path), "_verbose": True, "_save_epoch": 1, "entries": 10, "_num_epochs": 1})
+    small.train()
+    assert "buffer" not in capsys.readouterr().out
+
+
+def test_the_same_numbers_in_another_order_have_changed():
+    before = user_objects.digest(user_objects.capture({"order": torch.arange(5)}))
+    now = user_objects.capture({"order": torch.tensor([4, 3, 2, 1, 0])})
+    assert user_objects.changed(now, before) == now
+    for value in (torch.zeros((), dtype=torch.bool), torch.zeros(0), torch.ones(2, dtype=torch.complex64).conj()):
+        assert (
+            user_objects.changed(user_objects.capture([value]), user_objects.digest(user_objects.capture([value])))
+            is None
+        )
+
+
+def test_numbers_of_numpy_come_back():
+    class Best(Tiny):
+        def on_epoch_end(self):
+            self.best = np.float64(min(entry["valid"]["loss"] for entry in self.history))
+
+    Best({"_logdir": "runs"}).train()
+    again = Best({"_logdir": "runs"})
+    again.train(resume="runs/Best/1")
+    assert again.best == min(entry["valid"]["loss"] for entry in again.history) and type(again.best) is np.float64

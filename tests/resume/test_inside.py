@@ -7,11 +7,12 @@ import signal
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 from torchvision import transforms
 
-from farabio_like import Callback, ConvnetTrainer, Stage
+from farabio_like import Callback, CheckpointError, ConvnetTrainer, Stage
 from farabio_like.callbacks import Freeze
 
 X = torch.linspace(-1, 1, 96).reshape(24, 4)
@@ -224,7 +225,77 @@ class Several(Run):
         self.augment.strength = 0.3
 
 
-KINDS = [Thaws, ThawsAndFreezes, Attributes, Data, Replaced, ByACallback, WithinTheBatches, LayersOff, Staged, Several]
+class OtherLayers(Run):
+    """Layers and criteria without weights in the place of others, and back; class weights where there were none."""
+
+    def build_model(self):
+        super().build_model()
+        self.criterion = {"one": nn.MSELoss(), "two": nn.BCEWithLogitsLoss()}
+        self.model.append(nn.ReLU())
+
+    def compute_loss(self):
+        self.outputs = self.forward()
+        one, two = self.criterion.values()
+        return one(self.outputs, self.targets) + 0.1 * two(self.outputs, self.targets.sigmoid())
+
+    def on_train_epoch_start(self):
+        if self.epoch == 2:
+            self.criterion["one"], self.model[4] = nn.SmoothL1Loss(beta=0.2), nn.GELU(approximate="tanh")
+            self.criterion["two"].pos_weight = torch.tensor([3.0])
+            self.model[1][1] = nn.AlphaDropout(0.2)
+        if self.epoch == 3:
+            self.model[4] = nn.ReLU()
+        if self.epoch == 4:
+            self.criterion["one"] = nn.MSELoss()
+
+
+class Criterion(Run):
+    def change(self):
+        self.criterion = nn.HuberLoss(delta=0.3)
+
+
+class Grows(Run):
+    """A memory in a buffer, to which every batch adds, as a bank of features is written."""
+
+    def build_model(self):
+        super().build_model()
+        self.model[0].register_buffer("bank", torch.zeros(0, 1))
+
+    def on_end_training_batch(self):
+        bank = self.model[0].bank
+        self.model[0].bank = torch.cat([bank, self.outputs.detach()[:1]])
+        self.model[0].factor = 1 + 0.1 * self.model[0].bank.mean().item()
+        super().on_end_training_batch()
+
+
+class Settings(Run):
+    """Settings that may change in the course of a run, and one within the batches alone."""
+
+    def change(self):
+        self._clip_norm, self._accumulation_steps, self._eval_interval = np.float64(0.05), 3, 2
+
+    def on_start_training_batch(self, item):
+        super().on_start_training_batch(item)
+        if self.step == 9:
+            self._clip_norm = 0.5
+
+
+KINDS = [
+    OtherLayers,
+    Criterion,
+    Grows,
+    Settings,
+    Thaws,
+    ThawsAndFreezes,
+    Attributes,
+    Data,
+    Replaced,
+    ByACallback,
+    WithinTheBatches,
+    LayersOff,
+    Staged,
+    Several,
+]
 
 
 def state_of(trainer):
@@ -249,7 +320,7 @@ def train(kind, stop=None, logdir="stopped", resume=False):
 def test_a_run_goes_on_with_what_its_hooks_changed(kind):
     whole = train(kind, logdir="whole")
     assert whole.step == EPOCHS * BATCHES or kind is Replaced
-    for where in (6, 10, (3, "valid")) if kind is not Replaced else (3, 6):
+    for where in (6, 10, (4 if kind is Settings else 3, "valid")) if kind is not Replaced else (3, 6):
         shutil.rmtree("stopped", ignore_errors=True)
         train(kind, where)
         resumed = train(kind, resume=True)
@@ -271,10 +342,17 @@ def test_the_second_run_of_a_trainer_keeps_what_the_first_has_changed():
     assert goes_on.model[0].gate.tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
 
 
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 class Unstorable(Run):
     def change(self):
         self.model[0].act = torch.sigmoid
-        self.model[1][1] = nn.Identity()
+        self.model[1][1] = Call(torch.sin)
+        self.model[2].register_forward_hook(lambda module, inputs, outputs: outputs * 2)
         self.data.transform = transforms.Compose([Jitter()])
         self.data.extra = object()
 
@@ -285,7 +363,8 @@ def test_what_no_file_can_hold_is_named_at_the_first_save(capsys):
     assert len(said) == 1
     for name in (
         "self.model.0.act (a builtin",
-        "self.model.1.1 (now a Identity",
+        "self.model.1.1 (now a Call",
+        "self.model.2 (now a BatchNorm1d with 1 hooks)",
         "transform (now a Compose of Jitter",
     ):
         assert name in said[0], said[0]
@@ -318,6 +397,18 @@ def test_what_is_not_there_any_more_is_said(capsys):
     train(Attributes, 7)
     train(Without, resume=True)
     assert "stays as built, though a hook had changed it: self.criterion.beta" in capsys.readouterr().out
+
+
+def test_a_network_that_a_hook_has_changed_says_where_to_change_it_too():
+    class Prunes(Run):
+        def change(self):
+            nn.utils.prune.random_unstructured(self.model[3], "weight", 0.5)
+
+    train(Prunes, 10)
+    with pytest.raises(CheckpointError, match=r"3.weight_orig(.|\n)*change it in on_train_start too"):
+        train(Prunes, resume=True)
+    Prunes.on_train_start = lambda self: self.change() if self.epoch > 2 else None
+    assert train(Prunes, resume=True).step == EPOCHS * BATCHES
 
 
 def test_a_file_without_such_a_state_is_read(tmp_path):

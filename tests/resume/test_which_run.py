@@ -97,7 +97,12 @@ def test_a_copied_folder_and_one_without_an_index_tell_the_same():
 
 SCHEDULES = {
     "cosine": (lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=n), "epoch", "T_max=2", "T_max=4"),
-    "linear": (lambda o, n: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=n), "epoch", "total_iters=2", "total_iters=4"),
+    "linear": (
+        lambda o, n: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=n),
+        "epoch",
+        "total_iters=2",
+        "total_iters=4",
+    ),
     "steps": (lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=3 * n), "step", "T_max=6", "T_max=12"),
     "one cycle": (
         lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, total_steps=3 * n + 1),
