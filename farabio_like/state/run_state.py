@@ -77,6 +77,7 @@ class RunState:
     moved: bool = True  # the batch under way has moved the weights
     gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
     batches_without_step: int = 0  # before it that have not
+    finite_buffers: dict[str, bool] = field(default_factory=dict)  # when each was met first, see `nonfinite`
     skipped: int = 0  # steps of this epoch left out because something was not finite
     moved_after_pass: bool = False  # the weights were moved once more after the pass's last batch
     ranks: Ranks | None = None  # where there are several: how much this one's gradients weigh

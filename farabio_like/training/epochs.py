@@ -30,6 +30,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
     state.schedules.begin_epoch(trainer)
+    nonfinite.note_buffers(trainer)
     state.progress.begin_epoch(get_state(*attributes.loaders(trainer)), state.resumption.batches)
     state.trained, state.loaded = True, None
     trainer.epoch_metrics = {}

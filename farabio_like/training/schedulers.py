@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..checks import hooks
 from ..errors import ConfigError
 from .best import monitored
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 def step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:
     """Step the schedulers that move per epoch, except those that the subclass steps itself, see `Schedules`."""
     state = trainer._run_state
+    if trainer._scheduler_step == "step":
+        _check_moved(trainer)
     # In an epoch of the subclass's own (train_epoch), nobody knows where it was to step.
     if trainer._scheduler_step != "epoch" or trainer.scheduler is None or not state.schedules.counts:
         return
@@ -28,3 +32,17 @@ def step_schedulers(trainer: ConvnetTrainer, entry: dict[str, Any]) -> None:
                 raise ConfigError(f"ReduceLROnPlateau needs a metric, and there is no {name!r}; set self._monitor.")
         else:
             schedule.step()
+
+
+def _check_moved(trainer: ConvnetTrainer) -> None:
+    """Warn of schedules that are to move per step, and that no step of the subclass's own has moved in an epoch."""
+    state = trainer._run_state
+    own = not hooks.is_default(trainer, "training_step", "optimizer_step")
+    # Where there are other settings that such a step ignores, it is told of those.
+    if own and state.stepping is None and state.progress.batches and (still := state.schedules.standing(trainer)):
+        warnings.warn(
+            f"{hooks.owner(trainer)}: no step of epoch {trainer._epoch} has moved {', '.join(still)}, though "
+            "self._scheduler_step = 'step'. Write self.optimizer_step() in place of self.optimizer.step(), or step it "
+            "yourself.",
+            stacklevel=5,
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
 from ..loggers import run as loggers
+from ..optim import nonfinite
 from ..resume import attributes
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
@@ -21,6 +22,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     state = trainer._run_state
     _evaluate_before_first_step(trainer)
     attributes.note_objects(trainer)
+    nonfinite.note_buffers(trainer)
     if trainer._stages is None:
         state.resumption.parts(trainer)
         yield
