@@ -16,6 +16,7 @@ import torch
 from .. import components, data
 from ..callbacks import dispatch
 from ..checks import hooks
+from ..checks.trained import check_parameters
 from ..data import prefetch
 from ..data.loaders import NOTHING
 from ..distributed import ddp
@@ -252,6 +253,7 @@ class LoaderPass:
         if training:
             state.means, state.metric_objects = self.means, self.objects
             state.schedules.add_new(trainer)
+            check_parameters(trainer)
 
     def _probe(self) -> torch.nn.Parameter | None:
         trainer = self.trainer

@@ -88,9 +88,10 @@ def weights_are_finite(trainer: ConvnetTrainer, copies: Mapping[str, Tensor] | N
     if fsdp.are_in(trainer):
         bad = list(dict.fromkeys(name for found in distributed.gather_objects(bad) for name in found))
     if bad:
-        _report(
-            trainer, f"{len(bad)} parameters or buffers are not finite in epoch {trainer._epoch}, the first is {bad[0]}"
-        )
+        named = {name for name, _ in components.named_parameters(trainer)}
+        kinds = sorted({"parameters" if name in named else "buffers" for name in bad}, reverse=True)
+        found = f"{len(bad)} {' and '.join(kinds)} are not finite"
+        _report(trainer, f"{found} in epoch {trainer._epoch}, the first is {bad[0]}")
     return not bad
 
 

@@ -222,6 +222,9 @@ class Stepping:
         """End a batch, before anything of it is counted or saved: give back what it has spoilt, say what it ignores."""
         if self.buffers is not None and not self.buffers.are_finite():
             self.buffers.give_back()
+        loss = trainer.loss
+        if self.plan.skip and self.plan.steps > 1 and isinstance(loss, Tensor) and not loss.detach().isfinite().all():
+            trainer._run_state.skip = True  # its window is left out, when that is full
         if self.watch is not None and self.watch.end_batch(trainer):
             self.watch = None  # said once
 
