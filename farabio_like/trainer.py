@@ -663,6 +663,11 @@ class ConvnetTrainer(Settings):
             raise HookError(
                 f"{type(self).__name__}.compute_loss: {missing}. Override compute_loss to return a loss without it."
             )
+        state = self._run_state
+        if criterion is not state.criterion:
+            state.criterion, state.compares_elements = criterion, loss_checks.compares_elements(criterion)
+        if state.compares_elements and getattr(outputs, "shape", None) != getattr(targets, "shape", None):
+            loss_checks.check_shapes(self)
         if isinstance(criterion, dict):
             losses = {name: part(outputs, targets) for name, part in criterion.items()}
             self.batch_metrics.update({f"loss_{name}": loss for name, loss in losses.items()})

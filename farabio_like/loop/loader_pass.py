@@ -249,7 +249,7 @@ class LoaderPass:
             self.stepping.begin_pass(trainer, left, self.probe)
         self.outer = state.loader, state.requests.stop_loader
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
-        state.broken_batch = ""
+        state.broken_batch, state.criterion = "", None
         if training:
             state.means, state.metric_objects = self.means, self.objects
             state.schedules.add_new(trainer)

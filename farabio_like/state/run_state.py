@@ -62,6 +62,9 @@ class RunState:
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None
 
+    criterion: Any = None  # that `compute_loss` has met last
+    compares_elements: bool = False  # it does, so that outputs and targets need one shape
+
     # Stages and epochs.
     stage: Stage | None = None
     stage_end: int | None = None
