@@ -552,7 +552,7 @@ class ConvnetTrainer(Settings):
         for module in components.modules_of(self):
             if not module.training:
                 module.train()
-        with loop_batch.single_batch(self, batch):
+        with loop_batch.single_batch(self, batch), optim_steps.of_single_batch(self):
             self.on_start_training_batch((0, batch))
             self.training_step()
             self._run_state.trained, self._run_state.loaded = True, None
@@ -669,6 +669,11 @@ class ConvnetTrainer(Settings):
             raise HookError(
                 f"{type(self).__name__}.compute_loss: {missing}. Override compute_loss to return a loss without it."
             )
+        state = self._run_state
+        if criterion is not state.criterion:
+            state.criterion, state.compares_elements = criterion, loss_checks.compares_elements(criterion)
+        if state.compares_elements and getattr(outputs, "shape", None) != getattr(targets, "shape", None):
+            loss_checks.check_shapes(self)
         if isinstance(criterion, dict):
             losses = {name: part(outputs, targets) for name, part in criterion.items()}
             self.batch_metrics.update({f"loss_{name}": loss for name, loss in losses.items()})
@@ -712,6 +717,37 @@ class ConvnetTrainer(Settings):
             if problem is None:
                 raise
             raise HookError(problem) from error
+        if steps is not None:
+            steps.backpropagated(self)
+
+    def clip_gradients(self, norm: float | None = None, value: float | None = None) -> Any:
+        """Clip the gradients of each optimizer, between `loss_backward` and `optimizer_step` of a step of your own.
+
+        With fp16 they are unscaled before, and where batches are accumulated they are the mean of the window: what is
+        clipped is what the step is made with. In a batch that does not fill its window nothing is done yet. Within
+        `only`, it concerns the chosen optimizers. The base clips by itself where ``_clip_norm`` or ``_clip_value`` is
+        set.
+
+        Parameters
+        ----------
+        norm : float, optional
+            The largest norm of an optimizer's gradients.
+        value : float, optional
+            The largest absolute value of an element, in place of `norm`. Without both, it is what ``_clip_norm`` or
+            ``_clip_value`` says.
+
+        Returns
+        -------
+        Tensor, None, or dict of Tensor
+            The norm before; None in a batch that does not fill its window. For a dict of optimizers a dict of those
+            that are stepped in this batch.
+
+        Raises
+        ------
+        ConfigError
+            For neither or both of the arguments, or a number that is not above 0.
+        """
+        return optim_steps.clip(self, norm, value)
 
     def optimizer_step(self) -> None:
         """Step every optimizer whose window of accumulated batches is full, with its gradients clipped.

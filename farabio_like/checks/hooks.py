@@ -82,7 +82,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 NATIVE = (
     *("save_model", "save_parallel_model", "save_checkpoint", "stop_train", "exit_trainer", "stop_loader"),
-    *("batch_size_of", "to_device", "get_lr", "set_lr", "only"),
+    *("batch_size_of", "to_device", "get_lr", "set_lr", "only", "clip_gradients"),
 )
 _base: type = object  # `ConvnetTrainer`, which stands above this file and says so when it is made
 

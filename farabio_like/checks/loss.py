@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import components
+from ..duck_typing import attribute, is_a
 from ..errors import HookError
 from .hooks import owner
 
@@ -47,6 +52,66 @@ def loss_problem(trainer: ConvnetTrainer, graph: bool = True) -> str | None:
     return (
         f"{owner(trainer)}.compute_loss returned {found}; expected a tensor with one element that depends on "
         "the model's parameters. Write return self.criterion(self.outputs, self.targets), and .mean() over samples."
+    )
+
+
+# Criteria that compare outputs and targets element by element, and spread the smaller of the two in silence.
+_MODULES = (
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.KLDivLoss),
+    *(nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss, nn.MultiLabelSoftMarginLoss),
+)
+_FORWARDS = {module.forward for module in _MODULES}
+_FUNCTIONS = {
+    *(functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss, functional.kl_div),
+    *(functional.binary_cross_entropy, functional.binary_cross_entropy_with_logits, functional.poisson_nll_loss),
+    *(functional.soft_margin_loss, functional.hinge_embedding_loss, functional.multilabel_soft_margin_loss),
+}
+
+
+def compares_elements(criterion: Any) -> bool:
+    """Return whether a criterion, or one of a dict of them, is torch's own and needs equal shapes.
+
+    A class that has a ``forward`` of its own, and a function of the user's, know what they do.
+    """
+    return any(_compares_elements(part) for part in components.each(criterion))
+
+
+def _compares_elements(criterion: Any) -> bool:
+    while is_a(criterion, functools.partial):
+        criterion = criterion.func
+    if is_a(criterion, nn.Module):
+        inside = components.unwrap(criterion)
+        return attribute(type(inside), "forward") in _FORWARDS and not inside._forward_pre_hooks
+    return is_a(criterion, Hashable) and criterion in _FUNCTIONS  # type: ignore[arg-type]
+
+
+def check_shapes(trainer: ConvnetTrainer) -> None:
+    """Raise a HookError for outputs and targets that a criterion would compare each with several of the other."""
+    outputs, targets = trainer.outputs, trainer.targets
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return
+    try:
+        spread = torch.broadcast_shapes(outputs.shape, targets.shape)
+    except RuntimeError:  # torch will say it
+        return
+    several = spread.numel()
+    if several == outputs.numel() == targets.numel():  # (4, 1) and (1, 4, 1): each with its own
+        return
+    name = next(
+        type(part).__name__ if isinstance(part, nn.Module) else getattr(part, "__name__", "it")
+        for part in components.each(trainer.criterion)
+        if _compares_elements(part)
+    )
+    fitted = "view_as" if outputs.numel() == targets.numel() else "expand_as"
+    larger, smaller = ("outputs", "targets") if outputs.numel() == several else ("targets", "outputs")
+    if fitted == "view_as" or larger == "outputs":
+        line = f"self.targets = self.targets.{fitted}(self.outputs)"
+    else:
+        line = f"self.outputs = self.outputs.{fitted}(self.targets)"
+    raise HookError(
+        f"{owner(trainer)}.compute_loss: self.outputs have the shape {tuple(outputs.shape)} and self.targets "
+        f"{tuple(targets.shape)}; {name} would spread them to {tuple(spread)}. If that is meant, or only the form "
+        f"differs, override compute_loss and write {line} before the criterion."
     )
 
 

@@ -20,6 +20,7 @@ from ..errors import ConfigError, DataError, HookError
 from .hooks import HOOKS, check_signatures, code_of, is_default, owner, reads
 from .loss import no_optimizer
 from .settings import check_settings
+from .trained import check_optimizers
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -72,7 +73,7 @@ def before_training(trainer: ConvnetTrainer) -> None:
             _check_forward(trainer)
             _check_criterion(trainer)
     held = inventory.take(trainer)
-    _check_optimizers(trainer, held)
+    check_optimizers(trainer)
     _check_schedulers(trainer, held)
     _announce_batch_of_one(trainer, held)
 
@@ -176,42 +177,6 @@ def check_one_loader(trainer: ConvnetTrainer, name: str) -> None:
             f"{owner(trainer)}: self.{name}_loader is {data.describe_batch(loader)}; expected one iterable of "
             f"batches. Write self.{name}_loader = loaders[{key!r}], or set self.{items} in {hook} to read several."
         )
-
-
-def _check_optimizers(trainer: ConvnetTrainer, held: Inventory) -> None:
-    known = {id(p) for part in held.modules for p in part.value.parameters()}
-    known |= {id(part.value) for part in held.tensors}
-    stepped_by_one: set[int] = set()
-    for where, optimizer in components.named(trainer.optimizer, "self.optimizer"):
-        stepped = is_default(trainer, "training_step", "optimizer_zero_grad", "optimizer_step")
-        usable = all(callable(attribute(optimizer, name)) for name in ("zero_grad", "step"))
-        if stepped and (isinstance(optimizer, type) or not usable):
-            raise HookError(
-                f"{owner(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
-                "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
-            )
-        own = {id(p) for p in components.parameters_of(optimizer)}
-        stepped_by_one |= own
-        if own and trainer.model is not None and not own & known and is_default(trainer, "training_step"):
-            raise ConfigError(
-                f"{owner(trainer)}: none of the {len(own)} parameters of {where} belongs to a model of this trainer; "
-                "the run would train nothing. Make the optimizer after the model, from self.model.parameters()."
-            )
-    if stepped_by_one and trainer.model is not None and trainer._stages is None:
-        left = [
-            name
-            for _, module in components.named(trainer.model, "self.model")
-            for name, p in module.named_parameters()
-            if p.requires_grad and id(p) not in stepped_by_one
-        ]
-        # A subclass with a step of its own may step some parameters by optimizers under other names.
-        if left and is_default(trainer, "training_step", "optimizer_step"):
-            warnings.warn(
-                f"{owner(trainer)}: {len(left)} trainable parameters are in no optimizer and will not change: "
-                f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}. Give them to one, or freeze them by "
-                "requires_grad_(False).",
-                stacklevel=5,
-            )
 
 
 def _check_schedulers(trainer: ConvnetTrainer, held: Inventory) -> None:

@@ -208,7 +208,8 @@ class Settings:
         'what a NaN or infinite training loss gets. ``"raise"``: an error that names step, loss, rate and the first '
         "bad parameter, within 128 steps on a CPU and at the end of the epoch elsewhere. "
         '``"warn"``: a warning at the end of the epoch. ``"skip"``: steps whose gradients are not finite move no '
-        "weights, and are counted; looking at them waits for the device once per step",
+        "weights, and are counted, and buffers are as before the batch; looking at them waits for the device twice per "
+        "step",
         of_a_stage=True,
     )
 

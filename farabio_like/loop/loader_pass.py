@@ -17,6 +17,7 @@ import torch
 from .. import components, data
 from ..callbacks import dispatch
 from ..checks import hooks
+from ..checks.trained import check_parameters
 from ..data import prefetch
 from ..data.loaders import NOTHING
 from ..distributed import ddp
@@ -102,13 +103,11 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
 def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
     """Yield the items of a training pass."""
     ddp.replicate(trainer)
-    state, own = trainer._run_state, vars(trainer)
+    state, own, one = trainer._run_state, vars(trainer), LoaderPass(trainer, "train", items)
     progress, requests, ranks = state.progress, state.requests, state.ranks
-    one = LoaderPass(trainer, "train", items)
     stepping, probe, bar, heartbeat = one.stepping, one.probe, one.bar, one.heartbeat
     takes, measured, only_loss, count, fold = one.takes, one.measured, one.only_loss, one.losses.count, one.fold
-    saves_within = trainer._save_steps is not None or trainer._save_minutes is not None
-    done, look = 0, 1
+    done, look, saves_within = 0, 1, (trainer._save_steps or trainer._save_minutes) is not None
     try:
         items = one.items()
         # stop_train() in on_train_epoch_start asks for no batch at all; so does a file that was saved after one.
@@ -126,6 +125,8 @@ def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
             if stepping is not None:
                 stepping.next_batch(trainer)
             yield item
+            if stepping is not None:
+                stepping.end_batch(trainer)
             batch = own["batch"] if takes or "batch" in state.lent else data.batch_of(item)
             if only_loss and not trainer.batch_metrics and not state.skip:
                 count(own.get("loss"), batch)  # what `fold` comes to here
@@ -268,13 +269,15 @@ class LoaderPass:
         self.stepping = optim_steps.bind(trainer) if training else None
         if self.stepping is not None:
             left, start = data.length_of(items), state.resumption.start
-            self.stepping.begin_pass(trainer, left if left is None or start is None else left - start.batches)
+            left = left if left is None or start is None else left - start.batches
+            self.stepping.begin_pass(trainer, left, self.probe)
         self.outer = state.loader, state.requests.stop_loader
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
-        state.broken_batch = ""
+        state.broken_batch, state.criterion = "", None
         if training:
             state.means, state.metric_objects = self.means, self.objects
             state.schedules.add_new(trainer)
+            check_parameters(trainer)
 
     def _probe(self) -> torch.nn.Parameter | None:
         trainer = self.trainer
@@ -336,6 +339,8 @@ class LoaderPass:
             state.broken_batch = state.broken_batch or data.shapes_of(data.batch_of(state.item))
         if self.name == "train" and (progress.trained_step == progress.step or has_moved):
             with contextlib.suppress(Exception):
+                if self.stepping is not None:
+                    self.stepping.end_batch(trainer)
                 self.fold(batch)
             progress.batches += 1
         else:

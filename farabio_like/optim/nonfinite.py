@@ -5,14 +5,14 @@ from __future__ import annotations
 import cmath
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import components, distributed
-from ..components import dtensor
+from ..components import dtensor, inventory
 from ..distributed import fsdp
 from ..errors import NonFiniteError
 
@@ -20,38 +20,78 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 
-def bad_parameters(trainer: ConvnetTrainer) -> list[str]:
-    """Return the names of the parameters that are not finite; of those in shards this rank sees its own."""
-    return _bad({name: dtensor.local(parameter) for name, parameter in components.named_parameters(trainer)})
+def bad_weights(trainer: ConvnetTrainer) -> list[str]:
+    """Return the names of the `weights` that are not finite; of those in shards this rank sees its own."""
+    return _bad({name: dtensor.local(tensor) for name, tensor in weights(trainer).items()})
 
 
-def _bad(parameters: Mapping[str, Tensor]) -> list[str]:
+def weights(trainer: ConvnetTrainer) -> dict[str, Tensor]:
+    """Return what is to be finite in a file: the parameters that are trained, and the buffers that were so before.
+
+    A mask of an attention is infinite from the beginning, and means it: see `note_buffers`.
+    """
+    found: dict[str, Tensor] = dict(components.named_parameters(trainer))
+    finite = trainer._run_state.finite_buffers
+    return found | {name: buffer for name, buffer in _named_buffers(trainer) if finite.get(name, False)}
+
+
+def note_buffers(trainer: ConvnetTrainer) -> None:
+    """Note of the buffers that are met for the first time whether they are finite, before they are written to."""
+    finite = trainer._run_state.finite_buffers
+    new = {name: buffer for name, buffer in _named_buffers(trainer) if name not in finite}
+    if new:
+        bad = set(_bad(new))
+        finite.update({name: name not in bad for name in new})
+
+
+def _named_buffers(trainer: ConvnetTrainer) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers that a file holds, of the models by the names that their parameters have."""
+    held = inventory.take(trainer)
+    model = components.model_of(trainer, held)
+    parts = {str(key): part for key, part in model.items()} if isinstance(model, Mapping) else {"": model}
+    known = {id(part) for part in parts.values()}
+    parts |= {part.dotted: part.value for part in inventory.once(held.modules) if id(part.value) not in known}
+    for name, module in parts.items():
+        if not isinstance(module, nn.Module):
+            continue
+        for place, layer in module.named_modules():
+            for key, buffer in layer._buffers.items():
+                if buffer is None or key in layer._non_persistent_buffers_set or components.is_lazy(buffer):
+                    continue
+                if buffer.is_floating_point() and not buffer.is_sparse:
+                    yield ".".join(filter(None, (name, place, key))), buffer
+
+
+def _bad(tensors: Mapping[str, Tensor]) -> list[str]:
     # A sum is many times cheaper than isfinite(), and finite only if all is. It may overflow where all is finite.
-    sums = {name: parameter.detach().sum().item() for name, parameter in parameters.items()}
-    return [n for n, p in parameters.items() if not cmath.isfinite(sums[n]) and not p.detach().isfinite().all()]
+    sums = {name: tensor.detach().sum().item() for name, tensor in tensors.items()}
+    return [n for n, t in tensors.items() if not cmath.isfinite(sums[n]) and not t.detach().isfinite().all()]
 
 
-def weights_are_finite(trainer: ConvnetTrainer, parameters: Mapping[str, Tensor] | None = None) -> bool:
-    """Return whether every weight is; the last good files stay where one is not.
+def weights_are_finite(trainer: ConvnetTrainer, copies: Mapping[str, Tensor] | None = None) -> bool:
+    """Return whether all `weights` are; the last good files stay where one is not.
 
     Where the weights are in shards, all ranks have to call it.
 
     Parameters
     ----------
     trainer : ConvnetTrainer
-    parameters : dict, optional
-        Copies of its parameters to look at.
+    copies : dict, optional
+        Copies of them to look at.
 
     Raises
     ------
     NonFiniteError
         Unless ``_on_nonfinite`` is ``"warn"``.
     """
-    bad = _bad(parameters) if parameters is not None else bad_parameters(trainer)
+    bad = _bad(copies) if copies is not None else bad_weights(trainer)
     if fsdp.are_in(trainer):
         bad = list(dict.fromkeys(name for found in distributed.gather_objects(bad) for name in found))
     if bad:
-        _report(trainer, f"{len(bad)} parameters are not finite in epoch {trainer._epoch}, the first is {bad[0]}")
+        named = {name for name, _ in components.named_parameters(trainer)}
+        kinds = sorted({"parameters" if name in named else "buffers" for name in bad}, reverse=True)
+        found = f"{len(bad)} {' and '.join(kinds)} are not finite"
+        _report(trainer, f"{found} in epoch {trainer._epoch}, the first is {bad[0]}")
     return not bad
 
 
@@ -100,8 +140,8 @@ def check_losses(trainer: ConvnetTrainer, losses: Tensor, total: Tensor, before:
 
 
 def _report_loss(trainer: ConvnetTrainer, loss: float, where: str) -> None:
-    named = list(components.named_parameters(trainer))
-    bad = bad_parameters(trainer)
+    named = dict(components.named_parameters(trainer))
+    bad = _bad({name: dtensor.local(parameter) for name, parameter in named.items()})
     first = f", the first is {bad[0]}" if bad else ""
     _report(
         trainer,

@@ -133,6 +133,7 @@ class Schedules:
         self._between = False  # two epochs, of which the base has looked at the first
         self._known: dict[int, Schedule] = {}  # by id; each holds its schedule, so that no other one gets the id
         self._awaited: set[str] = set()  # places that a method of the class steps, and has not yet
+        self._told: set[str] = set()  # places of those that nothing steps
 
     def begin_epoch(self, trainer: ConvnetTrainer) -> None:
         """Note where the schedules stand when an epoch begins; between two epochs they may have been stepped by hand.
@@ -198,8 +199,8 @@ class Schedules:
             entries = [known for s in schedulers if (known := self._known.get(id(s))) is not None]
             for known in entries:
                 known.by = HAND if known.has_moved() else known.by
-            if entries and not any(known.by for known in entries) and where not in self._awaited:
-                self._awaited.add(where)  # said once
+            if entries and not any(known.by for known in entries) and where not in self._told:
+                self._told.add(where)
                 warnings.warn(
                     f"{hooks.owner(trainer)}: {where} is a {type(trainer.scheduler).__name__}, which nothing steps; "
                     "expected something with step(), or a dict of such.",
@@ -207,6 +208,16 @@ class Schedules:
                 )
         for known in self._known.values():
             known.position = position_of(known.scheduler)
+        return found
+
+    def standing(self, trainer: ConvnetTrainer) -> list[str]:
+        """Return the places of schedules that nothing has stepped in this epoch; of each once."""
+        found = []
+        for where, scheduler in named(trainer):
+            known = self._known.get(id(scheduler))
+            if known is not None and where not in self._told and not known.has_moved():
+                self._told.add(where)
+                found.append(where)
         return found
 
     def _by_hand(self, trainer: ConvnetTrainer, where: str, known: Schedule) -> None:

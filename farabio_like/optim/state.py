@@ -30,6 +30,8 @@ def state_dict(trainer: ConvnetTrainer) -> dict[str, Any]:
     """
     state = trainer._run_state
     stepping = state.stepping
+    if stepping is not None:
+        stepping.gather_on(trainer)
     found: dict[str, Any] = {"missed": state.batches_without_step, "moved": state.moved}
     if stepped := state.schedules.steppers(trainer):
         found["schedules"] = stepped

@@ -132,21 +132,21 @@ def write(trainer: ConvnetTrainer, paths: list[Path], together: bool = True) -> 
                 _write_now(trainer, [path for path in paths if path.parent == folder])
         return
     waiting = state.put_off.waiting
-    saved, parameters = _state_of_all(trainer, together), dict(components.named_parameters(trainer))
+    saved, weights = _state_of_all(trainer, together), nonfinite.weights(trainer)
     if together and state.ranks is not None:
         if not distributed.is_main():
             nonfinite.weights_are_finite(trainer)  # the first rank looks when it writes, and would end alone
             return
 
     def job(of_now: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        saved, parameters = of_now
+        saved, weights = of_now
         if waiting is not None:
             _store_waiting(trainer, waiting)
-        if nonfinite.weights_are_finite(trainer, parameters):
+        if nonfinite.weights_are_finite(trainer, weights):
             _store(trainer, saved, paths)
 
     # In the background copies of the tensors are written: the run goes on changing the tensors themselves.
-    state.writer.write(job, (saved, parameters), trainer._async_checkpoint)
+    state.writer.write(job, (saved, weights), trainer._async_checkpoint)
 
 
 def _state_of_all(trainer: ConvnetTrainer, together: bool = True) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def save_what_is_left(trainer: ConvnetTrainer, error: BaseException) -> None:
         # An epoch whose own end has failed, a scheduler's step say, is not done.
         if between_epochs and state.put_off.behind != state.progress.last_epoch_done:
             return
-        if state.progress.complete_step <= state.saved_step or nonfinite.bad_parameters(trainer):
+        if state.progress.complete_step <= state.saved_step or nonfinite.bad_weights(trainer):
             return
         stopped = stopped or (between_epochs and state.ranks is None)
         name = layout.LAST if stopped else layout.CRASH

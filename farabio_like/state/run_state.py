@@ -66,11 +66,15 @@ class RunState:
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None
 
+    criterion: Any = None  # that `compute_loss` has met last
+    compares_elements: bool = False  # it does, so that outputs and targets need one shape
+
     # Stages and epochs.
     stage: Stage | None = None
     stage_end: int | None = None
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
     weights_version: int | None = None  # when the first epoch began
+    untrained: set[tuple[str, int]] | None = None  # names and ids of parameters in no optimizer; None before a batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: Best | None = None
 
@@ -81,6 +85,7 @@ class RunState:
     moved: bool = True  # the batch under way has moved the weights
     gathering: bool = False  # a step of the subclass's own has not moved them: its gradients may wait for a later one
     batches_without_step: int = 0  # before it that have not
+    finite_buffers: dict[str, bool] = field(default_factory=dict)  # when each was met first, see `nonfinite`
     skipped: int = 0  # steps of this epoch left out because something was not finite
     moved_after_pass: bool = False  # the weights were moved once more after the pass's last batch
     undivided: dict[int, Any] = field(default_factory=dict)  # by their ids, loaders that their owner has divided

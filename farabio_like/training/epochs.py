@@ -34,6 +34,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     held = inventory.take(trainer)
     state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
     state.schedules.begin_epoch(trainer)
+    nonfinite.note_buffers(trainer)
     state.progress.begin_epoch(get_state(*attributes.loaders(trainer)), state.resumption.batches)
     state.trained, state.loaded = True, None
     trainer.epoch_metrics = {}
