@@ -66,6 +66,7 @@ class EMA(Average):
         self.every = every
         self._share = 1 - decay
         self._training = False
+        self._depth = 0  # evaluations under way when the averages came in
         self._raw: list[list[Tensor]] | None = None  # the weights, by group, while the model holds the averages
 
     @contextlib.contextmanager
@@ -128,8 +129,9 @@ class EMA(Average):
         self._enter(trainer)
 
     def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
-        """Put the raw weights back."""
-        self._leave(trainer)
+        """Put the raw weights back, unless an evaluation around this one has the averages."""
+        if len(trainer._run_state.evaluating) <= self._depth:
+            self._leave(trainer)
 
     def on_exception(self, trainer: ConvnetTrainer) -> None:
         """Put the raw weights back."""
@@ -146,8 +148,9 @@ class EMA(Average):
         self._enter(trainer)
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
-        """Put the raw weights back."""
-        self._leave(trainer)
+        """Put the raw weights back, unless an evaluation around this one has the averages."""
+        if len(trainer._run_state.evaluating) <= self._depth:
+            self._leave(trainer)
 
     def _forget(self) -> None:
         super()._forget()
@@ -157,6 +160,7 @@ class EMA(Average):
         """Put the averages into the model, if there are any and they are of these weights."""
         if self._averages and self._raw is None and (self._training or self.belongs(trainer)):
             self._bind(trainer)
+            self._depth = len(trainer._run_state.evaluating)
             self._raw = [[weight.detach().clone() for weight in weights] for _, weights in self._groups]
             self._fill()
             self.sign(trainer)

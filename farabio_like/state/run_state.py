@@ -58,6 +58,9 @@ class RunState:
     broken_batch: str = ""  # shapes of the one whose hook has raised, for the note on the error
     failed_pass: str = ""  # where a loader has raised
     failed_event: str = ""  # in which a callback has raised
+    evaluating: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # under way: kind, where means go
+    own_evaluation: bool = False  # the run evaluates, no hook of a subclass or a callback
+    readers: list[Any] = field(default_factory=list)  # the loaders that are being read, the outermost first
     of_other_loader: bool = False  # evaluate_loader() reads one that is not the run's own
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None

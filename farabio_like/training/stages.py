@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
 from ..loggers import run as loggers
+from ..loop import evaluation
 from ..resume import attributes
 from ..state.run_state import first_epoch
 from .monitor import evaluation_is_due
@@ -50,7 +51,8 @@ def _evaluate_before_first_step(trainer: ConvnetTrainer) -> None:
     begins_anew = state.progress.last_epoch_done is None and state.resumption.ended
     if not (trainer._evaluate_first and begins_anew and evaluation_is_due(trainer, first=True)):
         return
-    trainer.evaluate_epoch()
+    with evaluation.of_epoch(trainer):
+        trainer.evaluate_epoch()
     metrics = trainer.epoch_metrics.get("valid", {})
     if state.folder is not None:
         state.folder.append({"epoch": trainer._start_epoch - 1, "valid": metrics})
