@@ -6,6 +6,8 @@ own files are its own affair.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 # In the folder of a run.
@@ -36,3 +38,16 @@ def folders_of(logdir: str | Path, cls: type) -> list[Path]:
     parent = class_folder(logdir, cls)
     runs = [path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir()] if parent.is_dir() else []
     return sorted(runs, key=lambda path: int(path.name))
+
+
+LONGEST_PART = 60  # characters of a name within the name of a file
+
+
+def in_file_name(name: str) -> str:
+    """Return a metric's name, or a part of one, as a part of a file's name: no folder, no dot in front, not too long.
+
+    Where more than a slash or a space is replaced, a few digits tell two names apart.
+    """
+    part = re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:LONGEST_PART]
+    same = part == re.sub(r"[/ ]", "_", name)
+    return part if same else f"{part}.{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"
