@@ -35,7 +35,7 @@ from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
 from .resume import saving
 from .state import rank_requests, run_state, signals
-from .training import epochs, testing
+from .training import drawing, epochs, testing
 from .training import run as run_ends
 from .training import stages as stage_runs
 
@@ -434,6 +434,7 @@ class ConvnetTrainer(Settings):
             self.on_evaluate_epoch_end()
             dispatch.fire(self, "on_evaluate_epoch_end")
             metrics = self.epoch_metrics.get("valid", {})
+        epochs.note_evaluation(self, metrics)
         return metrics
 
     def on_evaluate_epoch_start(self) -> None:
@@ -848,8 +849,7 @@ class ConvnetTrainer(Settings):
 
         A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
         """
-        best = self._run_state.best
-        return plots.curves(self._run_state.history, best.epoch if best else None)
+        return plots.curves(self._run_state.history, drawing.best_place(self))
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""

@@ -50,7 +50,8 @@ def running_values_kept(trainer: ConvnetTrainer) -> Iterator[None]:
 def _attributes_back(
     table: dict[str, Any], before: dict[str, Any], packages: set[str], depth: int = 1
 ) -> Callable[[], None]:
-    contents = [back for value in before.values() if (back := _content_back(value, packages, depth)) is not None]
+    found = [_content_back(value, packages, depth) for value in before.values()]
+    contents = [content for content in found if content is not None]
 
     def back() -> None:
         for content in contents:

@@ -97,7 +97,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         return None
     loader = trainer.train_loader
     return {
-        **state.progress.position(),
+        **plain_data(state.progress.position(), "epoch"),
         "asked": state.requests.ends(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},

@@ -125,6 +125,7 @@ class Resumption:
         self._parts_again(trainer)
         state.requests.take_ends(position["asked"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+        self._evaluations_again(trainer)
         trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
         state.progress.batches = position["batches"]
         return True
@@ -136,6 +137,8 @@ class Resumption:
         start, self.start = self.start, None
         self._parts_again(trainer)
         step_state.load_waiting(trainer, self.saved["run"]["stepping"])
+        trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+        self._evaluations_again(trainer)
         state.means.load_state_dict(position["means"])
         state.metric_objects.load_state_dict(position["objects"])
         for name, record in position["objects"].get("records", {}).items():
@@ -171,6 +174,13 @@ class Resumption:
         """
         _load_parts(trainer, self.saved, self.file)
         _load_records(trainer, self.saved["run"])
+
+    def _evaluations_again(self, trainer: ConvnetTrainer) -> None:
+        """Give back the evaluations within the epoch; what the hook that starts it has evaluated is among them."""
+        state = trainer._run_state
+        assert self.position is not None
+        state.progress.take_evaluations(self.position)
+        state.unsettled, state.settle = [], None
 
     def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
         iterator = iter(items)

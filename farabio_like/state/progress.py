@@ -38,6 +38,12 @@ class Progress:
         Positions of the schedulers when the epoch began.
     epoch_rng, evaluation_rng : dict
         Random numbers when the epoch began, and its evaluation.
+    evaluations : list of dict
+        Those within this epoch, besides its own: ``epoch``, ``step``, ``batch``, ``valid``.
+    trained_evaluations : int
+        How many of them there were when the epoch's own evaluation began.
+    own_metrics : tuple of str
+        What the epoch's own evaluation has measured.
     evaluation_records : tuple or None
         States of the callbacks, and the plain attributes, when the evaluation began, in a run that has a folder.
     """
@@ -53,6 +59,9 @@ class Progress:
     scheduler_marks: list[int] = field(default_factory=list)
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    trained_evaluations: int = 0
+    own_metrics: tuple[str, ...] = ()
     evaluation_records: tuple[list[list[Any]], dict[str, Any]] | None = None
 
     @property
@@ -75,6 +84,7 @@ class Progress:
         self.epoch_started, self.left_early = perf_counter(), False
         self.scheduler_marks, self.epoch_rng = schedulers, numbers
         self.phase, self.batches, self.trained_step = "train", 0, 0
+        self.own_metrics = ()
         self.epoch_step = self.step - batches
 
     # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.
@@ -87,7 +97,12 @@ class Progress:
             "rng": rng.packed(self.epoch_rng),
             "seconds": perf_counter() - self.epoch_started,
             "schedulers": list(self.scheduler_marks),
+            "evaluations": self.evaluations[: self.trained_evaluations if self.phase == "evaluate" else None],
         }
+
+    def take_evaluations(self, state: dict[str, Any]) -> None:
+        """Take back the evaluations within the epoch that `position` has; files of earlier versions have none."""
+        self.evaluations = [dict(record) for record in state.get("evaluations", ())]
 
     def take_position(self, state: dict[str, Any]) -> None:
         """Take back where the epoch began, as `position` gave it; its batches come back when they are passed over."""

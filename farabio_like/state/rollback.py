@@ -84,6 +84,7 @@ def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
     groups: list[Any] = [state, state.requests, state.progress, state.resumption]
     fields = [{field.name: getattr(group, field.name) for field in dataclasses.fields(group)} for group in groups]
     state.listeners = {}
+    state.running = state.running and "search"  # what hooks evaluate meanwhile is no evaluation of the run
     if state.stepping is not None:  # whose windows may be open
         state.stepping = optim_steps.fresh(state.stepping, trainer.device)
     try:

@@ -27,6 +27,7 @@ from ..loggers.console import number, seconds
 from ..loop import error_notes, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
+from ..plots.figure import printable
 from ..resume import attributes, find, saving
 from ..resume.open import bring_along, resume_run
 from ..state import rank_requests, signals
@@ -77,6 +78,7 @@ def _begin_afresh(trainer: ConvnetTrainer) -> None:
     state.resumption.end()
     state.rewind_to, state.progress.phase = None, None
     state.item = loader_pass.NOTHING
+    state.progress.evaluations, state.unsettled, state.settle = [], [], None
     state.saved = False
 
 
@@ -225,7 +227,9 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:
-        closing.append(f"best (*) {state.best.part} {state.best.metric} {number(state.best.value)} {state.best.place}")
+        closing.append(
+            f"best (*) {state.best.part} {printable(state.best.metric)} {number(state.best.value)} {state.best.place}"
+        )
     elif trainer._num_epochs < trainer._start_epoch:
         closing.append("no epoch was asked for, no step was taken")
     closing.append(seconds(sum(entry["seconds"] for entry in state.history)))
