@@ -162,7 +162,8 @@ class EMA(Average):
             self._bind(trainer)
             self._depth = len(trainer._run_state.evaluating)
             self._raw = [[weight.detach().clone() for weight in weights] for _, weights in self._groups]
-            self._fill()
+            with _unnoticed(self._groups):
+                self._fill()
             self.sign(trainer)
 
     def _leave(self, trainer: ConvnetTrainer) -> None:
@@ -172,10 +173,24 @@ class EMA(Average):
         if not self._training and not self.belongs(trainer):
             self._forget()
             return
-        with torch.no_grad():
+        with torch.no_grad(), _unnoticed(self._groups):
             for (_, weights), raw in zip(self._groups, self._raw, strict=True):
                 torch._foreach_copy_(weights, raw)
         self._raw = None
         if not self._training:
             self._groups = []
             self.sign(trainer)
+
+
+@contextlib.contextmanager
+def _unnoticed(groups: list[tuple[list[Tensor], list[Tensor]]]) -> Iterator[None]:
+    """Write to weights as if nobody had: in a training batch, a backward pass may wait for them.
+
+    It finds them as they were, for the averages have left by then.
+    """
+    with contextlib.ExitStack() as stack:
+        for _, weights in groups:
+            for weight in weights:
+                if not weight.is_inference():
+                    stack.enter_context(torch.autograd._unsafe_preserve_version_counter(weight))
+        yield

@@ -180,7 +180,7 @@ class MetricCallback(Callback):
         with torch.no_grad():
             prediction, target = self._taken(trainer, loader)
             self._go_on(loader)
-            key = _pass_of(trainer, loader)
+            key = loader if len(run.evaluating) < 2 else _pass_of(trainer, loader)
             if key not in self._states:
                 self._states[key] = self.start()
             self.update(self._states[key], prediction, target)

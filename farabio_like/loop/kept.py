@@ -73,7 +73,7 @@ def _content_back(value: Any, packages: set[str], depth: int) -> Callable[[], No
     if type(value) in (dict, set):
         return _table_back(value)
     table = own_attributes(value)
-    if table is None or type(value).__module__.partition(".")[0] not in packages:
+    if table is None or "_run_state" in table or type(value).__module__.partition(".")[0] not in packages:
         return None
     return _attributes_back(table, dict(table), packages, depth + 1)
 

@@ -140,7 +140,7 @@ def note_evaluation(trainer: ConvnetTrainer, metrics: Mapping[str, Any], of_othe
         return
     done = progress.batches + (state.loader == "train" and progress.trained_step == progress.step)
     record = {"epoch": trainer._epoch, "step": progress.step, "batch": done, "valid": plain_metrics(metrics)}
-    if progress.phase == "evaluate" and state.history and state.history[-1]["epoch"] == trainer._epoch:
+    if progress.phase != "train" and state.history and state.history[-1]["epoch"] == trainer._epoch:
         _add_evaluations(trainer, state.history[-1], [record])
     else:
         progress.evaluations.append(record)
@@ -165,10 +165,11 @@ def _evaluated_version(trainer: ConvnetTrainer) -> int:
     return _weights_version(trainer) + sum(average._version for average in found if isinstance(average, Tensor))
 
 
-def settle_evaluations(trainer: ConvnetTrainer) -> bool:
+def settle_evaluations(trainer: ConvnetTrainer, can_be_best: bool = True) -> bool:
     """Write the lines of evaluations within an epoch; return whether one of them is the best, which is to be saved.
 
     Not before the batch is complete: only then its weights can be saved; and they must be those that were evaluated.
+    After an error none `can_be_best`.
     """
     state = trainer._run_state
     waiting, state.unsettled, state.settle = state.unsettled, [], None
@@ -178,7 +179,7 @@ def settle_evaluations(trainer: ConvnetTrainer) -> bool:
     monitor.settle(trainer)
     for record, evaluated in waiting:
         value = record["valid"].get(monitor.metric) if monitor.part != "train" else None
-        can_be = evaluated == version and isinstance(value, (int, float)) and monitor.higher is not None
+        can_be = can_be_best and evaluated == version and isinstance(value, (int, float)) and monitor.higher is not None
         best = can_be and note_best(trainer, monitor, "valid", value, record["step"])
         found = found or best
         if state.folder is not None:

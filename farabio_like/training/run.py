@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import checkpoint, components, compute, distributed, rundir
 from ..callbacks import dispatch
 from ..checkpoint import sharded
+from ..checks import hooks
 from ..checks import run as run_checks
 from ..config.config import to_dict
 from ..config.settings import SETTINGS
@@ -34,6 +35,7 @@ from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
 from . import drawing
+from .epochs import settle_evaluations
 from .monitor import check_monitors, of_settings
 from .stages import leave_stage
 from .testing import load_weights
@@ -54,7 +56,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     _plain_integers(trainer)
     state.console.monitor = of_settings(trainer).metric
     state.listeners = dispatch.listeners(trainer.callbacks)
-    check_monitors(trainer)
+    if hooks.is_default(trainer, "on_train_start", "start_logger"):  # which may make the metrics
+        check_monitors(trainer)
     if trainer._stages is not None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
     resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
@@ -162,7 +165,7 @@ def _lost_worker(trainer: ConvnetTrainer, error: BaseException | None) -> BaseEx
 def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list[Callable[[], Any]]:
     """Return what is done at the end of a run, in its order; no step may keep the next one from being done."""
     state = trainer._run_state
-    steps: list[Callable[[], Any]] = []
+    steps: list[Callable[[], Any]] = [partial(_settle, trainer, error)]
     if error is not None:
         steps += [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
         # Not before: callbacks have given the model its own weights.
@@ -176,6 +179,13 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
     steps.append(partial(loggers.finish, trainer, error))
     steps += [callback.close for callback in components.each(trainer.callbacks, list, tuple)]
     return steps
+
+
+def _settle(trainer: ConvnetTrainer, error: BaseException | None) -> None:
+    """Write the lines of evaluations that the end of a batch, an epoch or a stage has not written yet."""
+    state = trainer._run_state
+    if settle_evaluations(trainer, can_be_best=error is None) and state.folder is not None:
+        saving.write(trainer, [state.folder.best])
 
 
 def _run_all(steps: list[Callable[[], Any]], first: BaseException | None) -> BaseException | None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
+from ..checks import hooks
 from ..loggers import run as loggers
 from ..loop import evaluation
 from ..resume import attributes
 from ..state.run_state import first_epoch
-from .monitor import evaluation_is_due
+from .monitor import check_monitors, evaluation_is_due
 
 if TYPE_CHECKING:
     from ..config.stages import Stage
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     """Yield once per stage that is left, once in a run without stages."""
     state = trainer._run_state
+    if not hooks.is_default(trainer, "on_train_start", "start_logger"):
+        check_monitors(trainer)
     _evaluate_before_first_step(trainer)
     attributes.note_objects(trainer)
     if trainer._stages is None:

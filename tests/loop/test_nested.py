@@ -271,7 +271,7 @@ class Averaged(Outer):
 
 
 @pytest.mark.parametrize("inner", [evaluate, another_loader, fail, twice, a_test], ids=lambda inner: inner.__name__)
-@pytest.mark.parametrize("where", [hook for hook in HOOKS if hook != "training_step"])
+@pytest.mark.parametrize("where", HOOKS)
 def test_with_averaged_weights(inner, where):
     plain, trainer = run(kind=Averaged), run(inner, where, kind=Averaged)
     assert histories(trainer) == histories(plain)

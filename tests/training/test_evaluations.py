@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from farabio_like import Logger, plots
-from farabio_like.callbacks import EMA, PeriodicEvaluation
+from farabio_like import Logger, Stage, plots
+from farabio_like.callbacks import EMA, PeriodicEvaluation, find_lr
 from farabio_like.rundir import reader
 from tests.trainers import INPUTS, TARGETS, Tiny
 
@@ -230,3 +230,35 @@ def test_outside_of_a_run_nothing_is_recorded():
     trainer.evaluate_epoch()
     trainer.evaluate_loader(FURTHER)
     assert lines_of(trainer) == before
+
+
+def test_at_the_end_of_a_stage_and_before_an_error():
+    class Staged(Lines):
+        at = ()
+
+        def on_stage_end(self):
+            self.seen.append((self.step, self.evaluate_epoch()["loss"]))
+
+    trainer = run(Staged, _stages=[Stage("one", 1), Stage("two", 1)])
+    assert [(step, loss) for _, step, loss in within(trainer)] == trainer.seen and len(trainer.seen) == 2
+    assert [[record["step"] for record in entry["evaluations"]] for entry in trainer.history] == [[5], [10]]
+
+    class Fails(Lines):
+        def on_end_training_batch(self):
+            super().on_end_training_batch()
+            if self.step == 4:
+                raise LookupError
+
+    trainer = Fails({"_logdir": "runs"})
+    with pytest.raises(LookupError):
+        trainer.train()
+    assert [line["step"] for line in lines_of(trainer)] == [2, 4, 4] and "error" in lines_of(trainer)[-1]
+
+
+def test_what_a_search_evaluates_is_no_line():
+    class Searches(Lines):
+        def on_train_epoch_end(self):
+            find_lr(self, num_steps=6)
+
+    trainer = run(Searches)
+    assert [step for _, step, _ in within(trainer)] == [2, 4, 7, 9]
