@@ -168,6 +168,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def _cut(text: str) -> str:
+    text = plots.printable(text)
     if len(text) <= LONGEST_CELL:
         return text
     half = LONGEST_CELL // 2  # both ends tell names apart

@@ -35,7 +35,7 @@ from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
 from .resume import saving
 from .state import rank_requests, run_state, signals
-from .training import epochs, testing
+from .training import drawing, epochs, testing
 from .training import run as run_ends
 from .training import stages as stage_runs
 
@@ -353,7 +353,7 @@ class ConvnetTrainer(Settings):
         rank_requests.agree(self)
         epochs.begin_evaluation(self)
         if epochs.evaluation_is_due(self):
-            with evaluation.evaluation(self):  # for a subclass with an evaluate_epoch of its own
+            with evaluation.of_epoch(self):
                 self.evaluate_epoch()
         epochs.add_to_history(self)
         self.on_epoch_end()
@@ -419,7 +419,7 @@ class ConvnetTrainer(Settings):
         dict
             The metrics, also in ``self.epoch_metrics["valid"]``.
         """
-        with evaluation.evaluation(self):
+        with evaluation.measuring(self, "valid"):
             self.valid_epoch_iter = loader_pass.prepare_items(self, "valid", self.valid_loader, self.valid_epoch_iter)
             self.on_evaluate_epoch_start()
             dispatch.fire(self, "on_evaluate_epoch_start")
@@ -435,7 +435,9 @@ class ConvnetTrainer(Settings):
                 dispatch.fire(self, "on_evaluate_batch_end")
             self.on_evaluate_epoch_end()
             dispatch.fire(self, "on_evaluate_epoch_end")
-        return self.epoch_metrics.get("valid", {})
+            metrics = self.epoch_metrics.get("valid", {})
+        epochs.note_evaluation(self, metrics)
+        return metrics
 
     def on_evaluate_epoch_start(self) -> None:
         """Called before the valid batches; ``self.valid_epoch_iter`` may be set or wrapped here."""
@@ -489,7 +491,9 @@ class ConvnetTrainer(Settings):
         state = self._run_state
         testing.open_test(self)
         with loggers.during_test(self):
+            inside = evaluation.is_inside(self)
             outer, state.running = state.running, "test"
+            exit_asked, state.requests.exit_asked = state.requests.exit_asked, False
             try:
                 if self._data_parallel:
                     self.load_parallel_model()
@@ -498,7 +502,7 @@ class ConvnetTrainer(Settings):
                 with (
                     signals.handled(state.requests),
                     compute.determinism(self._deterministic),
-                    evaluation.evaluation(self),
+                    evaluation.measuring(self, "test", inside),
                 ):
                     self.test_loop_iter = loader_pass.prepare_items(self, "test", self.test_loader, self.test_loop_iter)
                     self.on_test_start()
@@ -508,7 +512,7 @@ class ConvnetTrainer(Settings):
                     dispatch.fire(self, "on_test_end")
                     rank_requests.agree(self)
             finally:
-                state.running, state.requests.exit_asked = outer, False
+                state.running, state.requests.exit_asked = outer, exit_asked and outer is not None
             return testing.close_test(self)
 
     def on_test_start(self) -> None:
@@ -560,7 +564,12 @@ class ConvnetTrainer(Settings):
 
     def val_step(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
-        with evaluation.averaged_weights(self), evaluation.evaluation(self), loop_batch.single_batch(self, batch):
+        with (
+            evaluation.averaged_weights(self),
+            evaluation.metric_objects_kept(self),
+            evaluation.evaluation(self),
+            loop_batch.single_batch(self, batch),
+        ):
             self.on_evaluate_batch_start((0, batch))
             self.evaluate_batch((0, batch))
             return loop_batch.step_result(self)
@@ -585,7 +594,11 @@ class ConvnetTrainer(Settings):
         """
         if batches is None:
             raise DataError("predict got None; expected a batch or a loader. Is self.test_loader set?")
-        for batch in [batches] if data.is_batch(batches) else data.read_batches(rank_loaders.unsharded(batches)):
+        for batch in (
+            [batches]
+            if data.is_batch(batches)
+            else data.read_batches(loader_pass.apart(self, rank_loaders.unsharded(batches)))
+        ):
             with (
                 evaluation.averaged_weights(self),
                 evaluation.evaluation(self),
@@ -881,8 +894,7 @@ class ConvnetTrainer(Settings):
 
         A notebook shows it; ``trainer.plot_history().savefig("curves.png")`` writes it.
         """
-        best = self._run_state.best
-        return plots.curves(self._run_state.history, best.epoch if best else None)
+        return plots.curves(self._run_state.history, drawing.best_place(self))
 
     def stop_train(self) -> None:
         """End training cleanly, after the hooks of the current batch; the epoch is still evaluated."""

@@ -228,6 +228,8 @@ class Logger(Callback):
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Record numbers. Those of an epoch have an ``"epoch"`` among them, and ``train/`` or ``valid/`` before names.
 
+        Those of an evaluation within an epoch have ``valid/`` before their names, and no ``"epoch"``.
+
         Parameters
         ----------
         values : dict of str to float

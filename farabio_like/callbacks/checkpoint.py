@@ -144,7 +144,7 @@ class Checkpoint(Callback):
 
     @property
     def _label(self) -> str:
-        return re.sub(r"[^\w.]+", "_", self.monitor.name)
+        return layout.in_file_name(self.monitor.name).replace("-", "_")
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None  # on_train_start came first

@@ -107,4 +107,4 @@ class ConfusionMatrix(LabelMetric):
             self.say_once(f"no picture of the confusion matrix: {error}. Install it: pip install matplotlib")
             return
         figure.axes[0].set_title(loader if loader == "test" else f"{loader}, epoch {trainer.epoch}")
-        plots.save(figure, trainer.run_dir / layout.PLOTS / f"{self.prefix}confusion_matrix.png")
+        plots.save(figure, trainer.run_dir / layout.PLOTS / f"{layout.in_file_name(self.prefix)}confusion_matrix.png")

@@ -67,6 +67,7 @@ class EMA(Average):
         self.every = every
         self._share = 1 - decay
         self._training = False
+        self._depth = 0  # evaluations under way when the averages came in
         self._raw: list[list[Tensor]] | None = None  # the weights, by group, while the model holds the averages
 
     @contextlib.contextmanager
@@ -137,8 +138,9 @@ class EMA(Average):
         self._enter(trainer)
 
     def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
-        """Put the raw weights back."""
-        self._leave(trainer)
+        """Put the raw weights back, unless an evaluation around this one has the averages."""
+        if len(trainer._run_state.evaluating) <= self._depth:
+            self._leave(trainer)
 
     def on_exception(self, trainer: ConvnetTrainer) -> None:
         """Put the raw weights back."""
@@ -155,8 +157,9 @@ class EMA(Average):
         self._enter(trainer)
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
-        """Put the raw weights back."""
-        self._leave(trainer)
+        """Put the raw weights back, unless an evaluation around this one has the averages."""
+        if len(trainer._run_state.evaluating) <= self._depth:
+            self._leave(trainer)
 
     def _forget(self) -> None:
         super()._forget()
@@ -166,8 +169,10 @@ class EMA(Average):
         """Put the averages into the model, if there are any and they are of these weights."""
         if self._averages and self._raw is None and (self._training or self.belongs(trainer)):
             self._bind(trainer)
+            self._depth = len(trainer._run_state.evaluating)
             self._raw = [[weight.detach().clone() for weight in weights] for _, weights in self._groups]
-            self._fill()
+            with _unnoticed(self._groups):
+                self._fill()
             self.sign(trainer)
 
     def _leave(self, trainer: ConvnetTrainer) -> None:
@@ -177,10 +182,24 @@ class EMA(Average):
         if not self._training and not self.belongs(trainer):
             self._forget()
             return
-        with torch.no_grad():
+        with torch.no_grad(), _unnoticed(self._groups):
             for (_, weights), raw in zip(self._groups, self._raw, strict=True):
                 torch._foreach_copy_(weights, raw)
         self._raw = None
         if not self._training:
             self._groups = []
             self.sign(trainer)
+
+
+@contextlib.contextmanager
+def _unnoticed(groups: list[tuple[list[Tensor], list[Tensor]]]) -> Iterator[None]:
+    """Write to weights as if nobody had: in a training batch, a backward pass may wait for them.
+
+    It finds them as they were, for the averages have left by then.
+    """
+    with contextlib.ExitStack() as stack:
+        for _, weights in groups:
+            for weight in weights:
+                if not weight.is_inference():
+                    stack.enter_context(torch.autograd._unsafe_preserve_version_counter(weight))
+        yield

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks.arguments import whole_number
 from ..errors import ConfigError
+from ..training.epochs import note_evaluation
 from .base import Callback, CallbackOrder
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ class PeriodicEvaluation(Callback):
     """Evaluates on a further loader every so many epochs or steps, by `ConvnetTrainer.evaluate_loader`.
 
     Its metrics are added to the valid ones of the epoch as ``<name>_<metric>``: of several evaluations in one
-    epoch the last. Training goes on as if there had been none, with the same random numbers. To stop early or
-    to keep checkpoints by such a metric, evaluate it in the first epoch too.
+    epoch the last. With `every_steps` each one is also a line of ``metrics.jsonl`` and a record of the loggers, with
+    its step, and a point of the curves, and it may be the best. Training goes on as if there had been none, with the
+    same random numbers.
 
     Parameters
     ----------
@@ -95,6 +97,8 @@ class PeriodicEvaluation(Callback):
         metrics = trainer.evaluate_loader(self.loader)
         found = {f"{self.name}_{name}": value for name, value in metrics.items()}
         self.results.append({"epoch": trainer.epoch, "step": trainer.step, **found})
+        if self.every_steps is not None:  # else they are in the epoch's line
+            note_evaluation(trainer, found, of_other_loader=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results."""

@@ -96,7 +96,7 @@ def _figure(path: Path) -> Figure:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     panel = figure.subplots()
     for name, rates in curves.items():
-        panel.plot(*zip(*sorted(rates.items()), strict=True), label=name or "lr")
+        panel.plot(*zip(*sorted(rates.items()), strict=True), label=plots.label(name) or "lr")
     panel.set_xlabel("step")
     panel.set_ylabel("learning rate")
     panel.grid(alpha=0.3)

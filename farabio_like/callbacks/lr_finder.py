@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import components, distributed, plots
@@ -158,7 +159,8 @@ def _losses(trainer: ConvnetTrainer, rates: list[float], smoothing: float, diver
     losses: list[float] = []
     average, limit = 0.0, math.inf
     counter = trainer._run_state.counter
-    with without_trace(trainer), contextlib.closing(_items(trainer)) as items:
+    # In a hook of an evaluation there would be no gradients.
+    with torch.enable_grad(), without_trace(trainer), contextlib.closing(_items(trainer)) as items:
         trainer._run_state.resumption.end()  # a run that goes on reads its loader from the beginning here, too
         trainer._run_state.stepping = None  # windows and scales of its own
         for step, (rate, item) in enumerate(zip(rates, items, strict=False), 1):

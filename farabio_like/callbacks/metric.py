@@ -169,7 +169,7 @@ class MetricCallback(Callback):
             warnings.warn(message, stacklevel=2)
 
     def _begin(self, trainer: ConvnetTrainer, loader: str) -> None:
-        self._states.pop(loader, None)
+        self._states.pop(_pass_of(trainer, loader), None)
         if self.prediction is None:
             trainer.outputs = None  # so that a step which sets none is not measured by those of another pass
 
@@ -180,9 +180,10 @@ class MetricCallback(Callback):
         with torch.no_grad():
             prediction, target = self._taken(trainer, loader)
             self._go_on(loader)
-            if loader not in self._states:
-                self._states[loader] = self.start()
-            self.update(self._states[loader], prediction, target)
+            key = loader if len(run.evaluating) < 2 else _pass_of(trainer, loader)
+            if key not in self._states:
+                self._states[key] = self.start()
+            self.update(self._states[key], prediction, target)
 
     def _go_on(self, loader: str) -> None:
         if loader == "train" and "resumed" in self._states:
@@ -205,7 +206,7 @@ class MetricCallback(Callback):
     def _finish(self, trainer: ConvnetTrainer, loader: str) -> bool:
         """Put the metrics of a pass where they belong, and return whether it had any batch."""
         self._go_on(loader)
-        state = self._of_all_processes(self._states.pop(loader, None))
+        state = self._of_all_processes(self._states.pop(_pass_of(trainer, loader), None))
         if state is None:
             return False
         with torch.no_grad():
@@ -229,6 +230,12 @@ class MetricCallback(Callback):
                 f"{type(self).__name__}: there is another metric called {name!r} already. "
                 f"Write {type(self).__name__}(prefix='my_') to tell them apart."
             )
+
+
+def _pass_of(trainer: ConvnetTrainer, loader: str) -> str:
+    """Return the name of the state of the pass under way: one within another over the same loader has its own."""
+    depth = sum(kind == loader for kind, _ in trainer._run_state.evaluating)
+    return loader if depth < 2 else f"{loader} {depth}"
 
 
 def gather(state: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import distributed
+from ..plots.figure import printable
 
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
@@ -70,7 +71,7 @@ class Console:
         text = title
         for name, value in metrics.items():
             if isinstance(value, (int, float)):
-                part = f"  {name} {number(value)}"
+                part = f"  {printable(name)} {number(value)}"
                 if len(text) + len(part) > WIDTH:
                     self.line(text)
                     text = " " * len(title)
@@ -102,7 +103,7 @@ class Console:
         chosen: list[tuple[str, str, int]] = []
         names = dict.fromkeys(name for _, name in found)
         for name in sorted(names, key=lambda name: (name != "loss", name != self.monitor)):
-            width = min(max(len(name), NUMBER), 16)
+            width = min(max(len(printable(name)), NUMBER), 16)
             same = [(part, name, width) for part, other in found if other == name]
             room -= len(same) * (width + 2)
             if room < 0:
@@ -112,7 +113,8 @@ class Console:
         top, bottom, previous = " " * self._first, "epoch".rjust(self._first), None
         for part, name, width in self._columns:
             top += "  " + (part if part != previous else "").rjust(width)
-            bottom += "  " + (name if len(name) <= width else name[: width - 1] + "~").rjust(width)
+            shown = printable(name)
+            bottom += "  " + (shown if len(shown) <= width else shown[: width - 1] + "~").rjust(width)
             previous = part
         self.line(f"\n{top.rstrip()}\n{bottom}  {'lr':>8}  {'time':>6}")
         if len(found) > len(chosen):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..callbacks.base import Logger
 from ..checkpoint.files import write_text
+from ..plots.figure import printable
 
 
 class CSVLogger(Logger):
@@ -35,7 +36,7 @@ class CSVLogger(Logger):
         return f"CSVLogger({'' if self.given is None else repr(str(self.given))})"
 
     def rewind(self, run_dir: Path, epoch: int, step: int) -> None:
-        """Take out the rows of later epochs, and those of the running loss after the step.
+        """Take out the rows of later epochs, and those of the running loss and of evaluations after the step.
 
         Rows that hooks have recorded stay: their steps may be of their own.
         """
@@ -62,7 +63,7 @@ class CSVLogger(Logger):
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Add a row."""
-        row = {"step": step, **values}
+        row = {"step": step, **{printable(name): value for name, value in values.items()}}
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
         if new := [name for name in row if name not in self.columns]:
@@ -100,7 +101,8 @@ class CSVLogger(Logger):
 
 
 def _is_later(row: dict[str, str], epoch: int, step: int) -> bool:
-    if row.get("running/loss"):
+    within = not row.get("epoch") and any(value and name.startswith("valid/") for name, value in row.items())
+    if row.get("running/loss") or within:
         return int(row["step"]) > step
     return bool(row.get("epoch")) and int(row["epoch"]) > epoch
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from ..callbacks.base import Logger
 from ..packages import needs
 from .images import figure_png, grid, png
 
+LONGEST_NAME = 200  # characters, of 250 that MLflow takes
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -64,7 +67,7 @@ class MLflowLogger(Logger):
         run_name = f"{run_dir.parent.name}-{run_dir.name}" if run_dir is not None else None
         run = self._ask(self.client.create_run, experiment, run_name=run_name).info.run_id
         for key, value in config.items():
-            self._ask(self.client.log_param, run, key, str(value)[:500])
+            self._ask(self.client.log_param, run, _name(key), str(value)[:500])
         if run_dir is not None:
             self._ask(self.client.set_tag, run, "run_dir", str(run_dir))
         self.run = run
@@ -74,7 +77,7 @@ class MLflowLogger(Logger):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items() if not math.isnan(value)]
+        metrics = [Metric(_name(name), value, now, step) for name, value in values.items() if not math.isnan(value)]
         self._ask(self.client.log_batch, self.run, metrics=metrics)
 
     def images(self, name: str, images: Tensor, step: int) -> None:
@@ -124,3 +127,13 @@ class MLflowLogger(Logger):
 
 def _file(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+
+
+def _name(name: str) -> str:
+    """Return a name that MLflow takes, for a metric or a parameter: it is a path there, of few signs, and not long.
+
+    Where something is replaced, a few digits tell two names apart.
+    """
+    parts = [part for part in re.sub(r"[^/\w.\- :]", "_", name).split("/") if part not in ("", ".", "..")]
+    found = "/".join(parts)[:LONGEST_NAME]
+    return found if found == name else f"{found}.{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"

@@ -242,6 +242,14 @@ def log_epoch(trainer: ConvnetTrainer, entry: Mapping[str, Any]) -> None:
     trainer.loggers.scalars(numbers_of(entry))
 
 
+def log_evaluation(trainer: ConvnetTrainer, record: Mapping[str, Any]) -> None:
+    """Record the metrics of an evaluation within an epoch, over the steps: they have no ``"epoch"`` among them."""
+    recording = trainer._run_state.recording
+    if recording is not None and recording.workers:
+        values = {f"valid/{name}": v for name, v in record["valid"].items() if isinstance(v, (int, float))}
+        trainer.loggers.scalars(values, record["step"])
+
+
 def finish(trainer: ConvnetTrainer, error: BaseException | None) -> None:
     """End the threads; each has as long as its logger's ``close_seconds``, and longer while it gets on."""
     trainer._run_state.rewind_to = None  # a test of the run starts the loggers once more

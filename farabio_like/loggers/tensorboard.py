@@ -11,6 +11,7 @@ import torch
 
 from ..callbacks.base import Logger
 from ..packages import needs
+from ..plots.figure import printable
 from .images import as_bytes, figure_png
 
 
@@ -65,7 +66,7 @@ class TensorBoardLogger(Logger):
             goes_on = step > 0 and folder != self.opened
             self.writer, self.opened = SummaryWriter(folder, purge_step=step + 1 if goes_on else None), folder
             if config:
-                rows = (f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in config.items())
+                rows = (f"| {_cell(name)} | {_cell(str(value))} |" for name, value in config.items())
                 self.writer.add_text("config", "\n".join(["| | |\n|-|-|", *rows]))
         return self.writer
 
@@ -99,3 +100,9 @@ class TensorBoardLogger(Logger):
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of a table in Markdown, of which no part is taken for more than text."""
+    signs = {sign: f"&#{ord(sign)};" for sign in "&<>|*_`[]$\\"}
+    return "".join(signs.get(sign, sign) for sign in printable(text))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..callbacks.base import Logger
 from ..errors import ConfigError
+from ..plots.figure import printable
 from ..rundir import layout
 from .curves import Curve
 from .images import figure_png, grid, png
@@ -114,6 +115,8 @@ class VisdomLogger(Logger):
             if name == "epoch":
                 continue
             window, curve = _window_of(name)
+            if epoch is None and curve in PARTS:  # an evaluation within an epoch
+                window = f"{window} over steps"
             self.axes[window] = "step" if epoch is None else "epoch"
             self.curves.setdefault(window, {}).setdefault(curve, Curve()).add(step if epoch is None else epoch, value)
             self.due.add(window)
@@ -132,13 +135,13 @@ class VisdomLogger(Logger):
     def matrix(self, name: str, matrix: Any, labels: list[str] | None, step: int) -> None:
         """Show a confusion matrix: row 0, the first true class, on top."""
         counts = matrix.tolist() if hasattr(matrix, "tolist") else [list(row) for row in matrix]
-        names = [str(label) for label in labels] if labels is not None else [str(n) for n in range(len(counts))]
+        names = [_plain(str(label)) for label in labels] if labels is not None else [str(n) for n in range(len(counts))]
         data = {"type": "heatmap", "z": counts, "x": names, "y": names, "colorscale": "Blues", "reversescale": True}
         if len(counts) <= 20:
             data["texttemplate"] = "%{z}"
         axis = {"type": "category", "automargin": True}
         layout = {
-            "title": name,
+            "title": _plain(name),
             "margin": MARGIN,
             "xaxis": {**axis, "title": "predicted class"},
             "yaxis": {**axis, "title": "true class", "autorange": "reversed"},
@@ -194,12 +197,12 @@ class VisdomLogger(Logger):
             x, y = curve.drawn()
             mode = "lines" if len(x) > 100 else "lines+markers"
             line = {"line": {"color": COLOURS[name]}} if name in COLOURS else {}
-            data.append({"type": "scatter", "mode": mode, "name": name, "x": x, "y": y, **line})
-        y_axis: dict[str, Any] = {"title": window, "automargin": True}
+            data.append({"type": "scatter", "mode": mode, "name": _plain(name), "x": x, "y": y, **line})
+        y_axis: dict[str, Any] = {"title": _plain(window), "automargin": True}
         if window.endswith("lr"):
             y_axis.update(_rate_axis([y for curve in data for y in curve["y"] if y is not None]))
         layout = {
-            "title": window,
+            "title": _plain(window),
             "margin": MARGIN,
             "showlegend": True,
             "xaxis": {"title": self.axes[window], "automargin": True},
@@ -260,7 +263,11 @@ class VisdomLogger(Logger):
             epoch = entry.get("epoch", epoch)
             if "test" in entry:  # of the epoch before it
                 entry["epoch"] = epoch
-            if "epoch" in entry:
+            if "batch" in entry:
+                self.scalars(
+                    {f"valid/{k}": v for k, v in entry.get("valid", {}).items() if _is_number(v)}, entry["step"]
+                )
+            elif "epoch" in entry:
                 self.scalars(numbers_of(entry), 0)
             elif "step" in entry:
                 step = entry.pop("step")
@@ -300,6 +307,11 @@ def _rate_axis(rates: list[float]) -> dict[str, Any]:
         return {}
     few = {"dtick": "D2"} if max(rates) < 100 * min(rates) else {}  # ticks at 1, 2 and 5 of each decade
     return {"type": "log", "exponentformat": "e", **few}
+
+
+def _plain(name: str) -> str:
+    """Return a name as plotly takes it for text: no part of it is a tag or, between two dollars, mathematics."""
+    return html.escape(printable(name), quote=False).replace("$", "&#36;")
 
 
 def _identifier(window: str) -> str:

@@ -71,15 +71,36 @@ def lend(trainer: ConvnetTrainer, name: str) -> Any:
 
 @contextlib.contextmanager
 def single_batch(trainer: ConvnetTrainer, batch: Any) -> Iterator[None]:
-    """Make `batch` the item under way, outside any loop."""
+    """Make `batch` the item under way, outside any loop; within a run, its own batch is as it was afterwards."""
     state = trainer._run_state
-    outer, state.counter, counter = state.item, None, state.counter
-    forget_parts(trainer)
-    trainer.outputs = trainer.loss = None
-    trainer.batch_metrics = {}
-    state.item = (0, batch)
-    optim_steps.bind(trainer)
+    outer, counter = state.item, state.counter
+    inside = outer is not NOTHING or state.running is not None
+    with outer_batch_kept(trainer) if inside else contextlib.nullcontext():
+        forget_parts(trainer)
+        trainer.outputs = trainer.loss = None
+        trainer.batch_metrics = {}
+        state.item, state.counter = (0, batch), None
+        optim_steps.bind(trainer)
+        try:
+            yield
+        finally:
+            state.item, state.counter, trainer._next_loop = outer, counter, False
+
+
+@contextlib.contextmanager
+def outer_batch_kept(trainer: ConvnetTrainer) -> Iterator[None]:
+    """Begin with nothing measured, and afterwards give back the batch under way and what was measured of it."""
+    state, own = trainer._run_state, vars(trainer)
+    held = (*BATCH_ATTRIBUTES, "loader_metrics", "_next_loop")
+    under_way = {name: own[name] for name in held if name in own}
+    item, lent, skip, initial_loss = state.item, state.lent, state.skip, state.initial_loss
+    left_early, stop_loader = state.progress.left_early, state.requests.stop_loader
+    trainer.batch_metrics, trainer._next_loop = {}, False
     try:
         yield
     finally:
-        state.item, state.counter, trainer._next_loop = outer, counter, False
+        for name in held:
+            own.pop(name, None)
+        own.update(under_way)
+        state.item, state.lent, state.skip, state.initial_loss = item, lent, skip, initial_loss
+        state.progress.left_early, state.requests.stop_loader = left_early, stop_loader

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from .. import components, data
 from ..callbacks import dispatch
@@ -61,6 +62,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
         forget_parts(trainer)
     if state.ranks is not None:
         loader = rank_loaders.loader_of_pass(trainer, name, loader)
+    loader = apart(trainer, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     state.counter = _counter(trainer, name, loader, items)
@@ -84,6 +86,15 @@ def _counter(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -> dat
             )
 
     return data.SampleCounter(loader, items.counts if loader is not None else None, lambda: state.item, tell)
+
+
+def apart(trainer: ConvnetTrainer, loader: Any) -> Any:
+    """Return a loader to read within a pass over the same one: workers that stay would begin that pass anew."""
+    under_way = any(loader is reader for reader in trainer._run_state.readers)
+    if under_way and isinstance(loader, DataLoader) and loader.persistent_workers:
+        loader = copy.copy(loader)
+        loader._iterator = None
+    return loader
 
 
 def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> Iterator[Any]:
@@ -173,6 +184,7 @@ def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Ite
     look = 1
     try:
         items = one.items()
+        state.progress.left_early = state.progress.left_early or requests.exit_asked
         for item in () if requests.exit_asked else items:
             state.item = item
             if state.lent:
@@ -240,13 +252,14 @@ class LoaderPass:
     __slots__ = (
         *("trainer", "name", "given", "number", "nested", "takes", "measured", "only_loss", "probe", "version"),
         *("means", "objects", "losses", "size_of", "counts", "take_loss", "stepping", "bar", "heartbeat", "outer"),
-        *("broken", "tally"),
+        *("broken", "tally", "reader"),
     )
 
     def __init__(self, trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> None:
         state, loss = trainer._run_state, vars(trainer).get("loss")
         training = name == "train"
-        self.trainer, self.name, self.given, self.number, self.tally = trainer, name, items, 0, None
+        self.trainer, self.name, self.given, self.number = trainer, name, items, 0
+        self.tally: rank_loaders.Tally | None = None
         self.nested = state.item is not NOTHING
         self.means = RunningMeans()
         self.counts = hooks.is_default(trainer, "batch_size_of")
@@ -259,8 +272,7 @@ class LoaderPass:
         self.take_loss = self.losses.count if default else self.losses.take
         if training and trainer._on_nonfinite == "raise":
             self.means["loss"].watch = partial(nonfinite.check_losses, trainer)
-        # A pass inside another one's batch must not reset the metric objects that the outer one fills.
-        self.objects = MetricObjects(copy.deepcopy(trainer.metrics) if self.nested else trainer.metrics, trainer.device)
+        self.objects = MetricObjects(trainer.metrics, trainer.device)  # of a pass around it: see `contents_kept`
         self.only_loss = default and not self.objects.metrics
         self.measured = bool(self.objects.metrics) or _BATCH_ENDS[name] in state.listeners
         self.takes = training and hooks.is_default(trainer, "train_batch", "on_start_training_batch", "take_batch")
@@ -274,6 +286,8 @@ class LoaderPass:
         self.outer = state.loader, state.requests.stop_loader
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch, state.criterion = "", None
+        self.reader = getattr(trainer, f"{name}_loader")
+        state.readers.append(self.reader)
         if training:
             state.means, state.metric_objects = self.means, self.objects
             state.schedules.add_new(trainer)
@@ -364,6 +378,9 @@ class LoaderPass:
                 rank_requests.resume_postponed(self.trainer)
         state.item = NOTHING
         state.loader, state.requests.stop_loader = self.outer
+        last = max((place for place, reader in enumerate(state.readers) if reader is self.reader), default=None)
+        if last is not None:
+            del state.readers[last]
         if self.bar is not None:
             self.bar.close()
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..duck_typing import attribute, has_methods, has_state
+from ..duck_typing import attribute, has_methods, has_state, own_attributes
 from ..errors import HookError
 from .running import _OWN_RECORDS
 
@@ -92,6 +94,21 @@ def metrics_in(metrics: Any) -> dict[str, Any]:
     return {name: metric for name, metric in given.items() if not isinstance(metric, _OWN_RECORDS)}
 
 
+@contextlib.contextmanager
+def contents_kept(metrics: Mapping[str, Any]) -> Iterator[None]:
+    """Let metric objects be used for something else; afterwards they have, in place, what they had gathered before."""
+    # Not networks inside a metric, which do not change.
+    parts = {id(part): part for m in metrics.values() for part in (m, *_torchmetrics(m).values())}
+    tables = [table for part in parts.values() if (table := own_attributes(part)) is not None]
+    kept = [{name: _copied(name, value) for name, value in table.items()} for table in tables]
+    try:
+        yield
+    finally:
+        for table, values in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(values)
+
+
 def _torchmetrics(metric: Any) -> dict[str, Any]:
     """Return the torchmetrics objects in a metric: itself, or the parts of a collection."""
     modules = metric.named_modules() if isinstance(metric, torch.nn.Module) else ()
@@ -100,6 +117,16 @@ def _torchmetrics(metric: Any) -> dict[str, Any]:
         for name, part in modules
         if type(attribute(part, "_update_count")) is int and isinstance(attribute(part, "_defaults"), dict)
     }
+
+
+def _copied(name: str, value: Any) -> Any:
+    """Return a copy of what a metric has gathered; functions and modules stay, for they are known elsewhere too."""
+    if callable(value) or name in ("_modules", "_parameters"):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # a file, a lock: nothing that is gathered
+        return value
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -505,10 +505,18 @@ def forget(trainer: ConvnetTrainer) -> None:
     stepping = trainer._run_state.stepping
     if stepping is not None:
         stepping.windows, stepping.tried = {}, set()
-        for name, scaler in stepping.scalers.items():
-            # A new object: the old one may be amid a step.
-            stepping.scalers[name] = torch.amp.GradScaler(trainer.device.type)
-            stepping.scalers[name].load_state_dict(scaler.state_dict())
+        stepping.scalers = fresh(stepping, trainer.device).scalers
+
+
+def fresh(stepping: Stepping, device: torch.device) -> Stepping:
+    """Return another one with the same settings and scales, and no window open."""
+    other = Stepping(stepping.plan)
+    other.only = stepping.only
+    for name, scaler in stepping.scalers.items():
+        # A new object: the old one may be amid a step.
+        other.scalers[name] = torch.amp.GradScaler(device.type)
+        other.scalers[name].load_state_dict(scaler.state_dict())
+    return other
 
 
 @contextlib.contextmanager

@@ -4,8 +4,18 @@ Nothing here knows a trainer; what is drawn when is in `training.drawing`.
 """
 
 from .classes import MOST_CELLS, class_bars, class_labels, confusion_matrix
-from .curves import LONGEST_LABEL, MOST_PANELS, TITLE_WIDTH, comparison, curves, is_logarithmic, metric_names, points_of
-from .figure import LONGEST_NAME, new_figure, save, shorten
+from .curves import (
+    LONGEST_LABEL,
+    MOST_PANELS,
+    TITLE_WIDTH,
+    comparison,
+    curves,
+    is_logarithmic,
+    metric_names,
+    place_of,
+    points_of,
+)
+from .figure import LONGEST_NAME, label, new_figure, printable, save, shorten
 from .images import image_grid, prediction_grid
 
 __all__ = [
@@ -21,10 +31,13 @@ __all__ = [
     "curves",
     "image_grid",
     "is_logarithmic",
+    "label",
     "metric_names",
     "new_figure",
+    "place_of",
     "points_of",
     "prediction_grid",
+    "printable",
     "save",
     "shorten",
 ]

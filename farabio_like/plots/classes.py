@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .curves import _panels
-from .figure import new_figure, shorten
+from .figure import label, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def class_bars(metrics: Mapping[str, Sequence[float]], class_names: Sequence[str
         else:
             axis.set_ylabel("class")
         axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.set_title(shorten(metric), fontsize=11)
+        axis.set_title(label(metric), fontsize=11)
         axis.grid(axis="x", alpha=0.3)
     return figure
 
@@ -125,4 +125,4 @@ def class_labels(class_names: Sequence[str] | None, classes: int, where: str) ->
         return [str(number) for number in range(classes)]
     if len(class_names) != classes:
         raise ValueError(f"{where} got {len(class_names)} class_names for {classes} classes.")
-    return [shorten(str(name)) for name in class_names]
+    return [label(str(name)) for name in class_names]

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .figure import new_figure, shorten
+from .figure import label as as_label
+from .figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ LOG_FACTOR = 100
 COLOURS = {"train": "C0", "valid": "C1"}
 
 
-def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> Figure:
+def curves(history: Sequence[dict[str, Any]], best_epoch: float | None = None) -> Figure:
     """Draw every metric of a history over the epochs, train and valid in one panel.
 
     The learning rate has a panel where it changes. An axis is logarithmic where `is_logarithmic` says so.
@@ -28,8 +29,8 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
     ----------
     history : sequence of dict
         As `ConvnetTrainer.train` returns it.
-    best_epoch : int, optional
-        Marked by a vertical line.
+    best_epoch : float, optional
+        Marked by a vertical line; of an evaluation within an epoch see `place_of`.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
         for number, (label, points) in enumerate(lines.items()):
             if points:
                 colour = COLOURS.get(label, f"C{number % 10}")
-                drawn[label] = _line(axis, points, label=shorten(label, LONGEST_LABEL), color=colour)
+                drawn[label] = _line(axis, points, label=as_label(label, LONGEST_LABEL), color=colour)
         if best_epoch is not None:
             drawn["best"] = axis.axvline(best_epoch, color="0.7", ls="--", lw=1, zorder=0, label="best")
         _finish_curves(axis, name, lines.values())
@@ -88,7 +89,7 @@ def comparison(histories: Mapping[str, Sequence[dict[str, Any]]], names: Sequenc
                 lines.append(points)
         _finish_curves(axis, name, lines)
     if drawn:
-        labels = [shorten(run, 60) for run in drawn]
+        labels = [as_label(run, 60) for run in drawn]
         columns = max(1, min(len(labels), int(figure.get_figwidth() * 11 / (max(map(len, labels)) + 8))))
         rows = math.ceil(len(labels) / columns)
         figure.set_figheight(figure.get_figheight() + 0.22 * rows)
@@ -98,14 +99,28 @@ def comparison(histories: Mapping[str, Sequence[dict[str, Any]]], names: Sequenc
 
 def metric_names(history: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the metrics that are a number in some epoch, in the order in which they appear."""
-    parts = [entry.get(part, {}) for entry in history for part in COLOURS]
+    epochs = [each for entry in history for each in (entry, *entry.get("evaluations", ()))]
+    parts = [entry.get(part, {}) for entry in epochs for part in COLOURS]
     numbers = {name for part in parts for name, value in part.items() if _is_number(value)}
     return [name for name in dict.fromkeys(name for part in parts for name in part) if name in numbers]
 
 
 def points_of(history: Sequence[dict[str, Any]], part: str, name: str) -> list[tuple[float, float]]:
-    """Return the epochs and finite values of one metric."""
-    return [(e["epoch"], e[part][name]) for e in history if _is_number(e.get(part, {}).get(name))]
+    """Return the epochs and finite values of one metric; evaluations within an epoch lie between two epochs."""
+    points: list[tuple[float, float]] = []
+    for entry in history:
+        for record in entry.get("evaluations", ()) if part == "valid" else ():
+            if _is_number(record.get("valid", {}).get(name)):
+                points.append((place_of(entry, record), record["valid"][name]))
+        if _is_number(entry.get(part, {}).get(name)):
+            points.append((entry["epoch"], entry[part][name]))
+    return points
+
+
+def place_of(entry: Mapping[str, Any], record: Mapping[str, Any]) -> float:
+    """Return where an evaluation within an epoch lies on the axis of the epochs: after so many of its batches."""
+    batches = entry.get("batches") or 0
+    return entry["epoch"] - 1 + min(1.0, record["batch"] / batches if batches else 1.0)
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -138,7 +153,7 @@ def _finish_curves(axis: Any, name: str, lines: Any) -> None:
     if any(is_logarithmic([value for _, value in points]) for points in lines):
         if all(value > 0 for points in lines for _, value in points):
             axis.set_yscale("log")
-    axis.set_title(shorten(name, 40), fontsize=12 if len(name) <= 24 else 10)
+    axis.set_title(as_label(name, 40), fontsize=12 if len(name) <= 24 else 10)
     axis.set_xlabel("epoch")
     axis.ticklabel_format(axis="x", style="plain", useOffset=False)
     epochs = {epoch for points in lines for epoch, _ in points}

@@ -38,3 +38,21 @@ def shorten(text: str, most: int = LONGEST_NAME) -> str:
     """Return `text` with its middle left out where it is longer than `most` characters."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Return `text` in one line, with an escape for every character that shows no sign: a new line, a bell."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def label(text: str, most: int = LONGEST_NAME) -> str:
+    """Return a name as matplotlib takes it for what it is: a dollar begins no mathematics, an underscore hides nothing.
+
+    Parameters
+    ----------
+    text : str
+    most : int
+        Characters; the middle of a longer one is left out.
+    """
+    shown = shorten(printable(text), most).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out what begins with one

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .curves import TITLE_LINES, TITLE_WIDTH
-from .figure import new_figure, shorten
+from .figure import label, new_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def image_grid(
     images = _arranged(images)
     if masks is not None:
         masks = _fitting(masks, images)
-    texts = [textwrap.fill(str(title), TITLE_WIDTH, max_lines=TITLE_LINES, placeholder="…") for title in titles or ()]
+    texts = [_wrapped(str(title)) for title in titles or ()]
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     tall = min(max(images.shape[1] / max(images.shape[2], 1), 0.3), 3.0)
@@ -93,6 +93,12 @@ def prediction_grid(
     name = str if class_names is None else class_names.__getitem__
     titles = [name(p) if p == t else _mistake(name(p), name(t)) for p, t in pairs]
     return image_grid(images, titles, columns, [p != t for p, t in pairs])
+
+
+def _wrapped(title: str) -> str:
+    """Return a title in lines that fit above an image."""
+    lines = textwrap.wrap(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder="…")
+    return "\n".join(label(line, TITLE_WIDTH) for line in lines)
 
 
 def _mistake(predicted: str, true: str) -> str:

@@ -32,14 +32,14 @@ class Painter:
         """Leave out the thread: a copy of a trainer has none under way."""
         return {"seconds": self.seconds, "thread": None, "error": None}
 
-    def draw(self, history: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
+    def draw(self, history: list[dict[str, Any]], best_epoch: float | None, path: Path) -> None:
         """Begin a drawing, unless it would take too much of the last epoch's time, or one is under way."""
         if self.seconds > SHARE * history[-1]["seconds"] or (self.thread is not None and self.thread.is_alive()):
             return
         self.thread = threading.Thread(target=self._draw, args=(list(history), best_epoch, path), name="curves")
         self.thread.start()
 
-    def _draw(self, history: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
+    def _draw(self, history: list[dict[str, Any]], best_epoch: float | None, path: Path) -> None:
         try:
             from . import picture  # noqa: F401  matplotlib is imported once; that is not what a drawing takes
 

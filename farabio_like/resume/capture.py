@@ -172,9 +172,10 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     state = trainer._run_state
     if state.progress.phase is None:
         return None
-    loader = trainer.train_loader
+    loader, position = trainer.train_loader, state.progress.position()
     return {
-        **state.progress.position(),
+        **position,
+        "evaluations": plain_data(position["evaluations"], "evaluations"),
         "schedulers": state.schedules.positions(trainer),
         "asked": state.requests.ends(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),

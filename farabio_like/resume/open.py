@@ -101,7 +101,7 @@ def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, 
         assert state.rewind_to is not None
         epoch, step = state.rewind_to
         done = [entry for entry in state.history if entry["epoch"] <= epoch]
-        run.rewind(done, step, state.best.epoch if state.best is not None else None)
+        run.rewind(done, step, state.best, (state.resumption.position or {}).get("evaluations", ()))
     except OSError as error:
         run.release()
         raise ConfigError(
@@ -125,7 +125,10 @@ def bring_along(trainer: ConvnetTrainer, run: rundir.RunDir) -> None:
         else:
             distributed.from_main(partial(checkpoint.link_durably, found, run.best))
     distributed.from_main(
-        partial(run.rewind, state.history, state.progress.step, state.best.epoch if state.best else None)
+        partial(
+            run.rewind,
+            *(state.history, state.progress.step, state.best, (state.resumption.position or {}).get("evaluations", ())),
+        )
     )
     if "shards" not in state.resumption.saved:
         # Killed before its first save, the run goes on with this one, not with the best.

@@ -136,6 +136,7 @@ class Resumption:
         inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
         state.requests.take_ends(position["asked"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+        self._evaluations_again(trainer)
         trainer.loader_metrics = trainer.epoch_metrics.get("train", {})
         state.progress.batches = position["batches"]
         return True
@@ -148,6 +149,8 @@ class Resumption:
         self._parts_again(trainer)
         step_state.load_state_dict(trainer, self.saved["run"]["stepping"], within_pass=True)
         step_state.load_waiting(trainer, self.saved["run"]["stepping"])
+        trainer.epoch_metrics = copy.deepcopy(position["metrics"])
+        self._evaluations_again(trainer)
         state.means.load_state_dict(position["means"])
         state.metric_objects.load_state_dict(position["objects"])
         for name, record in position["objects"].get("records", {}).items():
@@ -187,6 +190,13 @@ class Resumption:
         _load_parts(trainer, self.saved, self.file)
         _load_records(trainer, self.saved["run"])
         inside.give_back(trainer, self.saved["run"].get("inside", {}), "model")
+
+    def _evaluations_again(self, trainer: ConvnetTrainer) -> None:
+        """Give back the evaluations within the epoch; what the hook that starts it has evaluated is among them."""
+        state = trainer._run_state
+        assert self.position is not None
+        state.progress.take_evaluations(self.position)
+        state.unsettled, state.settle = [], None
 
     def _after(self, trainer: ConvnetTrainer, items: Any, start: ResumePoint) -> Iterator[Any]:
         iterator = iter(items)

@@ -109,6 +109,10 @@ def after_step(trainer: ConvnetTrainer) -> None:
     due = bool(asked) or (state.ranks is None and perf_counter() >= state.next_save_time)
     if trainer._save_steps is not None and state.progress.step % trainer._save_steps == 0:
         due = True
+    settle, state.settle = state.settle, None
+    if settle is not None and settle() and state.folder is not None:
+        if not _is_put_off(trainer) or not _keep(trainer):
+            saves.insert(0, state.folder.best)
     if due and state.folder is not None:
         saves.insert(0, state.folder.last)
     if saves:

@@ -10,7 +10,7 @@ import platform
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from .. import distributed
 from ..checkpoint.files import write_text
 from ..checkpoint.plain import finite
 from ..errors import CheckpointError, ConfigError
+from ..metrics.direction import Best
 from . import environment, layout
 from .runs import new_folder
 
@@ -145,11 +146,18 @@ class RunDir:
                 "Make room, or choose another place by _logdir."
             ) from error
 
-    def rewind(self, history: list[dict[str, Any]], step: int, best: int | None) -> None:
+    def rewind(
+        self,
+        history: list[dict[str, Any]],
+        step: int,
+        best: Best | None = None,
+        under_way: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Make the epochs in ``metrics.jsonl`` those of a history: a killed run may have come further, or not so far.
 
-        Lines of steps after `step` go too, and one that was cut off in the middle. Other lines stay. A line that is
-        missing says whether its epoch is the `best`.
+        So are the evaluations within epochs, those of the epoch `under_way` among them. Lines of steps after `step` go
+        too, and one that was cut off in the middle. Other lines stay. A line that is missing says whether it is of the
+        `best`.
         """
         path = self.path / layout.METRICS
         there: list[dict[str, Any]] = []
@@ -159,11 +167,28 @@ class RunDir:
             except ValueError:
                 continue
         epochs = {entry["epoch"] for entry in history}
-        kept = [entry for entry in there if "train" not in entry or entry.get("epoch") in epochs]
-        kept = [entry for entry in kept if entry.get("step", 0) <= step]
+        missing = [record for entry in history for record in entry.get("evaluations", ())] + list(under_way)
+        kept = []
+        for entry in there:
+            if "batch" in entry:
+                same = next((record for record in missing if _is_same(record, entry)), None)
+                if same is None:
+                    continue
+                missing.remove(same)
+            elif "train" in entry and entry.get("epoch") not in epochs:
+                continue
+            elif entry.get("step", 0) > step:
+                continue
+            kept.append(entry)
         known = {entry.get("epoch") for entry in kept if "train" in entry}
-        missing = [entry for entry in history if entry["epoch"] not in known]
-        kept += [finite({**entry, "best": entry["epoch"] == best}) for entry in missing]
+        for entry in history:
+            within = [record for record in missing if record["epoch"] <= entry["epoch"]]
+            missing = [record for record in missing if record not in within]
+            kept += [_evaluation_line(record, best) for record in within]
+            if entry["epoch"] not in known:
+                is_best = best is not None and (best.epoch, best.step) == (entry["epoch"], None)
+                kept.append(finite({**epoch_line(entry), "best": is_best}))
+        kept += [_evaluation_line(record, best) for record in missing]
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -215,6 +240,22 @@ def _let_go_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def epoch_line(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an epoch of the history without the evaluations within it, which have lines of their own."""
+    return {name: value for name, value in entry.items() if name != "evaluations"}
+
+
+def _evaluation_line(record: Mapping[str, Any], best: Best | None) -> dict[str, Any]:
+    is_best = best is not None and (best.epoch, best.step) == (record["epoch"], record["step"])
+    return finite({**record, "best": is_best})
+
+
+def _is_same(record: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    """Return whether a line is that of an evaluation."""
+    same = all(record[name] == line.get(name) for name in ("epoch", "step", "batch"))
+    return same and isinstance(line.get("valid"), dict) and line["valid"].keys() == record["valid"].keys()
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:

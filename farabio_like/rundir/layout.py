@@ -6,7 +6,9 @@ own files are its own affair.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 # In the folder of a run.
@@ -47,3 +49,16 @@ def shown(path: Path) -> str:
     except OSError:  # somebody has removed the working folder
         inside = False
     return os.path.relpath(path) if inside else str(path)
+
+
+LONGEST_PART = 60  # characters of a name within the name of a file
+
+
+def in_file_name(name: str) -> str:
+    """Return a metric's name, or a part of one, as a part of a file's name: no folder, no dot in front, not too long.
+
+    Where more than a slash or a space is replaced, a few digits tell two names apart.
+    """
+    part = re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:LONGEST_PART]
+    same = part == re.sub(r"[/ ]", "_", name)
+    return part if same else f"{part}.{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"

@@ -31,6 +31,8 @@ class RunFiles:
     history : list of dict
         One per epoch, as `ConvnetTrainer.train` returns it.
     best_epoch : int or None
+    waiting : list of dict
+        Evaluations within the epoch that is not at its end yet.
     test : dict
         The metrics of the last test.
     error : str
@@ -44,6 +46,7 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
+    waiting: list[dict[str, Any]] = field(default_factory=list)
     test: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -76,8 +79,7 @@ class RunFiles:
                 continue
             found: tuple[str, float, int] | None = None
             for entry in self.history:
-                value = entry.get(part, {}).get(name)
-                if isinstance(value, (int, float)) and value == value:
+                for value in _values(entry, part, name):
                     if found is None or improves(higher, value, found[1]):
                         found = part, value, entry["epoch"]
             if found is not None:
@@ -86,8 +88,10 @@ class RunFiles:
 
     def _marked(self, part: str, name: str) -> tuple[str, float, int] | None:
         """Return part, value and epoch where the run itself has found the best, by what a metric object said."""
-        entry = next((entry for entry in self.history if entry["epoch"] == self.best_epoch), {})
-        value = entry.get(part, {}).get(name)
+        entry: dict[str, Any] = next((entry for entry in self.history if entry["epoch"] == self.best_epoch), {})
+        within = [record for record in entry.get("evaluations", ()) if record.get("best")]
+        best = within[-1] if within and not entry.get("best") else entry
+        value = best.get(part, {}).get(name)
         return (part, value, entry["epoch"]) if isinstance(value, (int, float)) else None
 
 
@@ -135,14 +139,31 @@ def _add(run: RunFiles, entry: dict[str, Any]) -> None:
         run.test = entry["test"]
     if isinstance(entry.get("error"), str):
         run.error = f"{entry['error']} (step {entry.get('step')})"
+    if _is_evaluation(entry):
+        run.waiting.append(entry)
     if "train" not in entry or not isinstance(entry.get("epoch"), int):
         return  # before the first step, or a line of another kind
     while run.history and run.history[-1]["epoch"] >= entry["epoch"]:
         run.history.pop()
-    run.history.append(entry)
+    within = [record for record in run.waiting if record["epoch"] == entry["epoch"]]
+    run.waiting = []
+    run.history.append({**entry, "evaluations": within} if within else entry)
     run.error = ""
-    marked = [e["epoch"] for e in run.history if e.get("best")]
+    marked = [e["epoch"] for e in run.history if e.get("best") or any(r.get("best") for r in e.get("evaluations", ()))]
     run.best_epoch = marked[-1] if marked else None
+
+
+def _is_evaluation(entry: dict[str, Any]) -> bool:
+    """Return whether a line is that of an evaluation within an epoch."""
+    counted = all(type(entry.get(name)) is int for name in ("epoch", "step", "batch"))
+    return counted and "train" not in entry and isinstance(entry.get("valid"), dict)
+
+
+def _values(entry: dict[str, Any], part: str, name: str) -> list[float]:
+    """Return the numbers that an epoch has of a metric: those of the evaluations within it, and its own."""
+    parts = [entry, *entry.get("evaluations", ())] if part == "valid" else [entry]
+    found = [each.get(part, {}).get(name) for each in parts]
+    return [value for value in found if isinstance(value, (int, float)) and value == value]
 
 
 def _text(path: Path, most: int = -1) -> str:

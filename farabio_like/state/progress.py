@@ -36,6 +36,12 @@ class Progress:
         This epoch's evaluation was.
     epoch_rng, evaluation_rng : dict
         Random numbers when the epoch began, and its evaluation.
+    evaluations : list of dict
+        Those within this epoch, besides its own: ``epoch``, ``step``, ``batch``, ``valid``.
+    trained_evaluations : int
+        How many of them there were when the epoch's own evaluation began.
+    own_metrics : tuple of str
+        What the epoch's own evaluation has measured.
     evaluation_records : dict or None
         What a checkpoint holds of the moment when the evaluation began, see `resume.capture`.
     began : dict
@@ -54,6 +60,9 @@ class Progress:
     left_early: bool = False
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    trained_evaluations: int = 0
+    own_metrics: tuple[str, ...] = ()
     evaluation_records: dict[str, Any] | None = None
     began: dict[str, Any] = field(default_factory=dict)
     layouts: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +86,7 @@ class Progress:
         self.epoch_rng = numbers
         self.phase, self.batches, self.trained_step = "train", 0, 0
         self.evaluation_records = None
+        self.own_metrics = ()
         self.epoch_step = self.step - batches
 
     # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.
@@ -90,7 +100,12 @@ class Progress:
             "seconds": perf_counter() - self.epoch_started,
             "began": self.began,
             "layouts": self.layouts,
+            "evaluations": self.evaluations[: self.trained_evaluations if self.phase == "evaluate" else None],
         }
+
+    def take_evaluations(self, state: dict[str, Any]) -> None:
+        """Take back the evaluations within the epoch that `position` has; files of earlier versions have none."""
+        self.evaluations = [dict(record) for record in state.get("evaluations", ())]
 
     def take_position(self, state: dict[str, Any]) -> None:
         """Take back where the epoch began, as `position` gave it; its batches come back when they are passed over."""

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from .. import components
 from ..components import inventory
 from ..duck_typing import has_methods, has_state, is_a
+from ..metrics.objects import contents_kept, metrics_in
+from ..optim import steps as optim_steps
 from ..rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -82,8 +84,12 @@ def attributes_kept(trainer: ConvnetTrainer) -> Iterator[None]:
     groups: list[Any] = [state, state.requests, state.progress, state.resumption]
     fields = [{field.name: getattr(group, field.name) for field in dataclasses.fields(group)} for group in groups]
     state.listeners = {}
+    state.running = state.running and "search"  # what hooks evaluate meanwhile is no evaluation of the run
+    if state.stepping is not None:  # whose windows may be open
+        state.stepping = optim_steps.fresh(state.stepping, trainer.device)
     try:
-        yield
+        with contents_kept(metrics_in(kept.get("metrics"))):
+            yield
     finally:
         for group, before in zip(groups, fields, strict=True):
             for name, value in before.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class RunState:
     pictures: Painter = field(default_factory=Painter)
     folder: RunDir | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
-    running: str | None = None  # "train" or "test" while that method runs
+    running: str | None = None  # "train" or "test" while that method runs, "search" for steps without trace
     exception: BaseException | None = None
     listeners: dict[str, list[Any]] = field(default_factory=dict)  # event: methods of callbacks
     recording: Recording | None = None  # the loggers
@@ -62,6 +63,11 @@ class RunState:
     broken_batch: str = ""  # shapes of the one whose hook has raised, for the note on the error
     failed_pass: str = ""  # where a loader has raised
     failed_event: str = ""  # in which a callback has raised
+    evaluating: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # under way: kind, where means go
+    own_evaluation: bool = False  # the run evaluates, no hook of a subclass or a callback
+    readers: list[Any] = field(default_factory=list)  # the loaders that are being read, the outermost first
+    unsettled: list[tuple[dict[str, Any], int]] = field(default_factory=list)  # evaluations, and weights' versions
+    settle: Callable[[], bool] | None = None  # writes them after the batch; returns whether one of them is the best
     of_other_loader: bool = False  # evaluate_loader() reads one that is not the run's own
     means: RunningMeans | None = None  # of the training pass
     metric_objects: MetricObjects | None = None

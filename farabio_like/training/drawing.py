@@ -14,11 +14,23 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 
+def best_place(trainer: ConvnetTrainer) -> float | None:
+    """Return where the best is on the axis of the epochs."""
+    best = trainer._run_state.best
+    if best is None or best.step is None:
+        return None if best is None else best.epoch
+    for entry in trainer._run_state.history:
+        for record in entry.get("evaluations", ()):
+            if (record["epoch"], record["step"]) == (best.epoch, best.step):
+                return plots.place_of(entry, record)
+    return None
+
+
 def draw_epoch(trainer: ConvnetTrainer) -> None:
     """Draw the curves so far, where that costs little."""
     state = trainer._run_state
     if state.folder is not None and distributed.is_main():
-        best = state.best.epoch if state.best else None
+        best = best_place(trainer)
         state.pictures.draw(state.history, best, state.folder.path / layout.PLOTS / layout.CURVES)
 
 
@@ -38,7 +50,7 @@ def _draw_history(trainer: ConvnetTrainer, folder: Path) -> None:
     class_names = next((names for names in named if isinstance(names, (list, tuple)) and names), None)
     best = state.best.epoch if state.best else None
     try:
-        plots.save(plots.curves(state.history, best), folder / layout.PLOTS / layout.CURVES)
+        plots.save(plots.curves(state.history, best_place(trainer)), folder / layout.PLOTS / layout.CURVES)
         report.draw_bars(folder, state.history, best, class_names)
     except ImportError as error:
         state.console.once(f"no curves: {error}. Install them: pip install matplotlib")

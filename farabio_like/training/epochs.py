@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from .. import components
 from ..checks import hooks
 from ..components import inventory
+from ..data.loaders import NOTHING
 from ..duck_typing import attribute
 from ..errors import ConfigError
 from ..loggers import run as loggers
@@ -16,6 +21,7 @@ from ..metrics.values import plain_metrics
 from ..optim import nonfinite, schedules
 from ..resume import attributes, capture, inside, optimizers, saving
 from ..rng import get_state
+from ..rundir.folder import epoch_line
 from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
@@ -58,6 +64,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     if state.folder is not None or capture.runs_users_code(trainer):
         capture.note_evaluation(trainer)
     state.progress.phase = "evaluate"
+    state.progress.trained_evaluations = len(state.progress.evaluations)
     state.progress.evaluation_rng = get_state(*attributes.loaders(trainer))
     saving.after_training(trainer)
 
@@ -86,15 +93,87 @@ def _weights_version(trainer: ConvnetTrainer) -> int:
 def add_to_history(trainer: ConvnetTrainer) -> None:
     """Add this epoch to the history, before on_epoch_end, which may still add to its dicts."""
     state = trainer._run_state
-    state.history.append(
-        {
-            "epoch": trainer._epoch,
-            "train": trainer.epoch_metrics.get("train", {}),
-            "valid": trainer.epoch_metrics.get("valid", {}),
-            "lr": components.learning_rates(trainer.optimizer),
-            "seconds": perf_counter() - state.progress.epoch_started,
-        }
-    )
+    entry = {
+        "epoch": trainer._epoch,
+        "train": trainer.epoch_metrics.get("train", {}),
+        "valid": trainer.epoch_metrics.get("valid", {}),
+        "lr": components.learning_rates(trainer.optimizer),
+        "seconds": perf_counter() - state.progress.epoch_started,
+    }
+    state.history.append(entry)
+    if state.progress.evaluations:
+        _add_evaluations(trainer, entry, state.progress.evaluations)
+
+
+def _add_evaluations(trainer: ConvnetTrainer, entry: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    entry["batches"] = trainer._run_state.progress.batches
+    entry["evaluations"] = [*entry.get("evaluations", ()), *records]
+
+
+def note_evaluation(trainer: ConvnetTrainer, metrics: Mapping[str, Any], of_other_loader: bool = False) -> None:
+    """Record an evaluation in a hook of a run, at the step after which it was made; the epoch's own is in the epoch.
+
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+    metrics : mapping
+    of_other_loader : bool
+        They are those of `evaluate_loader`, with names of their own.
+    """
+    state, progress = trainer._run_state, trainer._run_state.progress
+    if state.running != "train" or state.requests.exit_asked or (state.of_other_loader and not of_other_loader):
+        return
+    within = state.item is not NOTHING or bool(state.evaluating)
+    if not of_other_loader and not within and (state.own_evaluation or _stands_for_own(trainer)):
+        progress.own_metrics = tuple(metrics)
+        return
+    done = progress.batches + (state.loader == "train" and progress.trained_step == progress.step)
+    record = {"epoch": trainer._epoch, "step": progress.step, "batch": done, "valid": plain_metrics(metrics)}
+    if progress.phase != "train" and state.history and state.history[-1]["epoch"] == trainer._epoch:
+        _add_evaluations(trainer, state.history[-1], [record])
+    else:
+        progress.evaluations.append(record)
+    state.unsettled.append((record, _evaluated_version(trainer)))
+    loggers.log_evaluation(trainer, record)
+    if state.loader == "train" and state.item is not NOTHING:  # its line is written after the batch
+        state.settle = partial(settle_evaluations, trainer)
+        state.requests.asked.append("evaluated")
+
+
+def _stands_for_own(trainer: ConvnetTrainer) -> bool:
+    """Return whether an evaluation in a hook after the training batches is the only one of the epoch."""
+    progress = trainer._run_state.progress
+    ended = progress.phase == "train" and progress.batches > 0 and trainer._run_state.loader is None
+    return ended and not evaluation_is_due(trainer)
+
+
+def _evaluated_version(trainer: ConvnetTrainer) -> int:
+    """Return a number that changes when a weight, or an average of the weights, is written to."""
+    averages = [attribute(callback, "_averages") for callback in components.each(trainer.callbacks, list, tuple)]
+    found = [average for held in averages if isinstance(held, dict) for average in held.values()]
+    return _weights_version(trainer) + sum(average._version for average in found if isinstance(average, Tensor))
+
+
+def settle_evaluations(trainer: ConvnetTrainer, can_be_best: bool = True) -> bool:
+    """Write the lines of evaluations within an epoch; return whether one of them is the best, which is to be saved.
+
+    Not before the batch is complete: only then its weights can be saved; and they must be those that were evaluated.
+    After an error none `can_be_best`.
+    """
+    state = trainer._run_state
+    waiting, state.unsettled, state.settle = state.unsettled, [], None
+    if not waiting:
+        return False
+    monitor, version, found = of_settings(trainer), _evaluated_version(trainer), False
+    monitor.settle(trainer)
+    for record, evaluated in waiting:
+        value = record["valid"].get(monitor.metric) if monitor.part != "train" else None
+        can_be = can_be_best and evaluated == version and isinstance(value, (int, float)) and monitor.higher is not None
+        best = can_be and note_best(trainer, monitor, "valid", value, record["step"])
+        found = found or best
+        if state.folder is not None:
+            state.folder.append({**record, "best": best})
+    return found
 
 
 def finish_epoch(trainer: ConvnetTrainer) -> None:
@@ -122,16 +201,18 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         part, value, problem = "valid", None, error
     step_schedulers(trainer, value)
     problem = problem and _to_tell(trainer, problem)
-    best = note_best(trainer, monitor, part, value)
+    within = settle_evaluations(trainer)
+    best = not _is_of_earlier_step(trainer, entry, monitor.metric, part) and note_best(trainer, monitor, part, value)
     last = is_last_epoch(trainer) or problem is not None
     if state.folder is None and (last or "loss" not in entry["train"]):
         nonfinite.weights_are_finite(trainer)  # neither a save nor a loss of the next epoch would tell
     if state.folder is not None:
         # The last one of a stage too: what comes between two stages may rebuild all that is saved.
-        saving.after_epoch(trainer, best, last or trainer._epoch >= last_epoch(trainer))
-        state.folder.append({**entry, "best": best})
+        saving.after_epoch(trainer, best or within, last or trainer._epoch >= last_epoch(trainer))
+        state.folder.append({**epoch_line(entry), "best": best})
         if not last:
             drawing.draw_epoch(trainer)
+    state.progress.evaluations = []
     loggers.log_epoch(trainer, entry)
     state.console.epoch(entry, trainer._num_epochs, best)
     state.note_lost_output()
@@ -139,6 +220,13 @@ def finish_epoch(trainer: ConvnetTrainer) -> None:
         raise problem
     state.requests.asked = [name for name in state.requests.asked if name in ("SIGINT", "SIGTERM")]
     signals.obey(state.requests)
+
+
+def _is_of_earlier_step(trainer: ConvnetTrainer, entry: dict[str, Any], metric: str, part: str) -> bool:
+    """Return whether the epoch has the value of an evaluation within it, after which the weights have moved."""
+    progress = trainer._run_state.progress
+    steps = [record["step"] for record in entry.get("evaluations", ()) if metric in record["valid"]]
+    return part == "valid" and metric not in progress.own_metrics and bool(steps) and max(steps) < progress.step
 
 
 def _to_tell(trainer: ConvnetTrainer, problem: ConfigError) -> ConfigError | None:

@@ -360,7 +360,7 @@ def _compare_schedules(trainer: ConvnetTrainer, monitors: list[Monitor]) -> None
             named = repr(monitor.name) if trainer._monitor or trainer._stages else "None, the loss"
             more, other = ("more", "max") if monitor.higher else ("less", "min")
             warnings.warn(
-                f"{hooks.owner(trainer)}: {where} is a ReduceLROnPlateau with mode={mode!r}, and _monitor is {named}, of "
-                f"which {more} is better: it would lower the rate while that improves. Write mode={other!r}.",
+                f"{hooks.owner(trainer)}: {where} is a ReduceLROnPlateau with mode={mode!r}, and _monitor is {named}, "
+                f"of which {more} is better: it would lower the rate while that improves. Write mode={other!r}.",
                 stacklevel=5,
             )

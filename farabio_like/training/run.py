@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import checkpoint, components, compute, distributed, rundir
 from ..callbacks import dispatch
 from ..checkpoint import sharded
+from ..checks import hooks
 from ..checks import run as run_checks
 from ..config.config import to_dict
 from ..config.settings import SETTINGS
@@ -27,6 +28,7 @@ from ..loggers.console import number, seconds, write_line
 from ..loop import error_notes, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
+from ..plots.figure import printable
 from ..resume import attributes, find, horizon, saving
 from ..resume.open import bring_along, resume_run
 from ..rundir import index, layout
@@ -34,6 +36,7 @@ from ..state import rank_requests, signals
 from ..state.put_off import PutOff
 from ..state.run_state import first_epoch
 from . import drawing
+from .epochs import settle_evaluations
 from .monitor import check_monitors, of_settings
 from .stages import leave_stage
 from .testing import load_weights
@@ -54,7 +57,8 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     _plain_integers(trainer)
     state.console.monitor = of_settings(trainer).metric
     state.listeners = dispatch.listeners(trainer.callbacks)
-    check_monitors(trainer)
+    if hooks.is_default(trainer, "on_train_start", "start_logger"):  # which may make the metrics
+        check_monitors(trainer)
     if trainer._stages is not None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
     resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
@@ -79,6 +83,7 @@ def _begin_afresh(trainer: ConvnetTrainer) -> None:
     state.resumption.end()
     state.rewind_to, state.progress.phase = None, None
     state.item = loader_pass.NOTHING
+    state.progress.evaluations, state.unsettled, state.settle = [], [], None
     state.saved = False
     state.schedules.rest()
 
@@ -165,7 +170,7 @@ def _lost_worker(trainer: ConvnetTrainer, error: BaseException | None) -> BaseEx
 def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list[Callable[[], Any]]:
     """Return what is done at the end of a run, in its order; no step may keep the next one from being done."""
     state = trainer._run_state
-    steps: list[Callable[[], Any]] = []
+    steps: list[Callable[[], Any]] = [partial(_settle, trainer, error)]
     if error is not None:
         steps += [partial(listener, trainer) for listener in state.listeners.get("on_exception", ())]
         # Not before: callbacks have given the model its own weights.
@@ -182,6 +187,13 @@ def _closing_steps(trainer: ConvnetTrainer, error: BaseException | None) -> list
     if error is None and state.folder is not None and distributed.is_main():
         steps.append(partial(index.close, state.folder.path))
     return steps
+
+
+def _settle(trainer: ConvnetTrainer, error: BaseException | None) -> None:
+    """Write the lines of evaluations that the end of a batch, an epoch or a stage has not written yet."""
+    state = trainer._run_state
+    if settle_evaluations(trainer, can_be_best=error is None) and state.folder is not None:
+        saving.write(trainer, [state.folder.best])
 
 
 def _run_all(steps: list[Callable[[], Any]], first: BaseException | None) -> BaseException | None:
@@ -235,7 +247,9 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:
-        closing.append(f"best (*) {state.best.part} {state.best.metric} {number(state.best.value)} {state.best.place}")
+        closing.append(
+            f"best (*) {state.best.part} {printable(state.best.metric)} {number(state.best.value)} {state.best.place}"
+        )
     elif trainer._num_epochs < trainer._start_epoch:
         closing.append("no epoch was asked for, no step was taken")
     closing.append(seconds(sum(entry["seconds"] for entry in state.history)))

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..callbacks import dispatch
+from ..checks import hooks
 from ..components import inventory
 from ..loggers import run as loggers
+from ..loop import evaluation
 from ..optim import nonfinite
 from ..resume import attributes, inside, optimizers
 from ..state.run_state import first_epoch
-from .monitor import evaluation_is_due
+from .monitor import check_monitors, evaluation_is_due
 
 if TYPE_CHECKING:
     from ..config.stages import Stage
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
     """Yield once per stage that is left, once in a run without stages."""
     state = trainer._run_state
+    if not hooks.is_default(trainer, "on_train_start", "start_logger"):
+        check_monitors(trainer)
     _evaluate_before_first_step(trainer)
     if state.noted != id(trainer):  # once: what the first run has changed, a later one's checkpoints hold too
         attributes.note_objects(trainer)
@@ -58,7 +62,8 @@ def _evaluate_before_first_step(trainer: ConvnetTrainer) -> None:
     begins_anew = state.progress.last_epoch_done is None and state.resumption.ended
     if not (trainer._evaluate_first and begins_anew and evaluation_is_due(trainer, first=True)):
         return
-    trainer.evaluate_epoch()
+    with evaluation.of_epoch(trainer):
+        trainer.evaluate_epoch()
     metrics = trainer.epoch_metrics.get("valid", {})
     if state.folder is not None:
         state.folder.append({"epoch": trainer._start_epoch - 1, "valid": metrics})

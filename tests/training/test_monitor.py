@@ -314,6 +314,19 @@ def test_metric_objects_say_their_direction(metrics, name, higher):
     assert reader.read(trainer.run_dir).best(name.removeprefix("valid/"))[1] == (max if higher else min)(values)
 
 
+def test_metric_objects_that_a_hook_makes():
+    class Late(Tiny):
+        def on_train_start(self):
+            self.metrics = {"quality": MulticlassAccuracy(3)}
+
+    trainer = objects(Late, _monitor="quality")
+    assert len(trainer.train()) == 2
+    trainer = objects(Late, _monitor="bias")
+    with pytest.raises(ConfigError, match="nothing tells whether"):
+        trainer.train()
+    assert trainer.step == 0
+
+
 def test_callbacks_say_the_direction_of_what_they_measure():
     class Own(MetricCallback):
         def announces(self):
