@@ -366,13 +366,21 @@ class ConvnetTrainer(Settings):
         """
 
     def train_batch(self, item: Any) -> None:
-        """Run the three hooks of one training batch."""
+        """Run the three hooks of one training batch, unless one before the last has set ``_next_loop``."""
         state = self._run_state
         listeners = state.listeners
         self.on_start_training_batch(item)
         if "on_start_training_batch" in listeners:
             dispatch.fire(self, "on_start_training_batch")
+        if self._next_loop:
+            loader_pass.skip_batch(self)
+            return
+        if state.ranks is not None:
+            state.ranks.agreement.training = True
         self.training_step()
+        if self._next_loop:
+            loader_pass.skip_batch(self)
+            return
         state.progress.trained_step = state.progress.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
@@ -380,6 +388,8 @@ class ConvnetTrainer(Settings):
 
     def on_start_training_batch(self, item: Any) -> None:
         """Take the batch: set ``self.batch``, ``self.inputs``, ``self.targets``. Called first for every batch.
+
+        Set ``self._next_loop = True`` to skip it.
 
         Parameters
         ----------
@@ -397,7 +407,7 @@ class ConvnetTrainer(Settings):
         self.optimizer_step()
 
     def on_end_training_batch(self) -> None:
-        """Called last for every training batch."""
+        """Called last for every training batch, except skipped ones."""
 
     def on_train_epoch_end(self) -> None:
         """Called after the last batch of an epoch; ``self.epoch_metrics["train"]`` is there."""
@@ -426,10 +436,12 @@ class ConvnetTrainer(Settings):
                 self.on_evaluate_batch_start(item)
                 dispatch.fire(self, "on_evaluate_batch_start")
                 if self._next_loop:
-                    self._next_loop = False
-                    self._run_state.skip = True
+                    loader_pass.skip_batch(self)
                     continue
                 self.evaluate_batch(item)
+                if self._next_loop:
+                    loader_pass.skip_batch(self)
+                    continue
                 self.on_evaluate_batch_end()
                 dispatch.fire(self, "on_evaluate_batch_end")
             self.on_evaluate_epoch_end()
@@ -518,12 +530,18 @@ class ConvnetTrainer(Settings):
         for item in loader_pass.follow(self, "test", self.test_loop_iter):
             self.on_start_test_batch()
             dispatch.fire(self, "on_start_test_batch")
+            if self._next_loop:
+                loader_pass.skip_batch(self)
+                continue
             self.test_step(item)
+            if self._next_loop:
+                loader_pass.skip_batch(self)
+                continue
             self.on_end_test_batch()
             dispatch.fire(self, "on_end_test_batch")
 
     def on_start_test_batch(self) -> None:
-        """Called before every `test_step`."""
+        """Called before every `test_step`. Set ``self._next_loop = True`` to skip the batch."""
 
     def test_step(self, item: Any) -> None:
         """Test one batch: by default take it and `compute_loss`."""
@@ -533,7 +551,7 @@ class ConvnetTrainer(Settings):
         loss_checks.check_loss(self)
 
     def on_end_test_batch(self) -> None:
-        """Called after every `test_step`."""
+        """Called after every `test_step`, except skipped ones."""
 
     def on_test_end(self) -> None:
         """Called after the last test batch; ``self.loader_metrics`` holds the result."""
@@ -553,7 +571,8 @@ class ConvnetTrainer(Settings):
                 module.train()
         with loop_batch.single_batch(self, batch):
             self.on_start_training_batch((0, batch))
-            self.training_step()
+            if not self._next_loop:
+                self.training_step()
             self._run_state.trained, self._run_state.loaded = True, None
             return loop_batch.step_result(self)
 
@@ -561,7 +580,8 @@ class ConvnetTrainer(Settings):
         """Evaluate one batch, outside any loop: `train_step`'s result, without gradients and weights' update."""
         with evaluation.averaged_weights(self), evaluation.evaluation(self), loop_batch.single_batch(self, batch):
             self.on_evaluate_batch_start((0, batch))
-            self.evaluate_batch((0, batch))
+            if not self._next_loop:
+                self.evaluate_batch((0, batch))
             return loop_batch.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:

@@ -207,6 +207,7 @@ def _loss_of_step(trainer: ConvnetTrainer, item: Any) -> float:
     trainer._run_state.item = item
     trainer.batch_metrics = {}
     trainer.train_batch(item)
+    trainer._run_state.skip = False
     loss = trainer.loss
     if not isinstance(loss, (Tensor, int, float)):
         raise HookError(f"find_lr: training_step left self.loss a {type(loss).__name__}; set self.loss = the loss.")

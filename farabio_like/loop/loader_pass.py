@@ -99,6 +99,20 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     return iter(()) if trainer._run_state.resumption.trained_already(trainer) else _training(trainer, items)
 
 
+def skip_batch(trainer: ConvnetTrainer) -> None:
+    """Skip the batch under way, for which a hook has set ``_next_loop``: nothing of it counts."""
+    state = trainer._run_state
+    trainer._next_loop, state.skip = False, True
+    if state.loader != "train" or state.item is NOTHING:
+        return
+    if state.stepping is None:
+        state.batches_without_step += 1
+    else:
+        state.moved = False  # it is one without a step
+    if state.ranks is not None:
+        state.ranks.agreement.skip()
+
+
 def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
     """Yield the items of a training pass."""
     ddp.replicate(trainer)
@@ -127,6 +141,8 @@ def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
                 stepping.next_batch(trainer)
             yield item
             batch = own["batch"] if takes or "batch" in state.lent else data.batch_of(item)
+            if trainer._next_loop:  # by its last hook, or by a loop of the subclass's own
+                skip_batch(trainer)
             if only_loss and not trainer.batch_metrics and not state.skip:
                 count(own.get("loss"), batch)  # what `fold` comes to here
             else:
@@ -181,6 +197,8 @@ def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Ite
             if measured:
                 trainer.outputs = None
             yield item
+            if trainer._next_loop:
+                skip_batch(trainer)
             fold(own["batch"] if "batch" in state.lent else data.batch_of(item))
             if bar is not None:
                 bar.tick()
@@ -269,7 +287,8 @@ class LoaderPass:
         if self.stepping is not None:
             left, start = data.length_of(items), state.resumption.start
             self.stepping.begin_pass(trainer, left if left is None or start is None else left - start.batches)
-        self.outer = state.loader, state.requests.stop_loader
+        self.outer = state.loader, state.requests.stop_loader, self.nested and trainer._next_loop
+        trainer._next_loop = state.skip = False  # no batch of this pass is under way
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch = ""
         if training:
@@ -357,7 +376,7 @@ class LoaderPass:
                 state.ranks.agreement.end()
                 rank_requests.resume_postponed(self.trainer)
         state.item = NOTHING
-        state.loader, state.requests.stop_loader = self.outer
+        state.loader, state.requests.stop_loader, self.trainer._next_loop = self.outer
         if self.bar is not None:
             self.bar.close()
 
