@@ -33,6 +33,7 @@ from .loop import batch as loop_batch
 from .loop import evaluation, loader_pass
 from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
+from .resume import data as resume_data
 from .resume import saving
 from .state import rank_requests, run_state, signals
 from .training import best as best_epoch
@@ -157,6 +158,7 @@ class ConvnetTrainer(Settings):
         self.get_trainloader()
         self.get_testloader()
         rank_loaders.shard_loaders(self)
+        resume_data.note_loaders(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
@@ -267,7 +269,7 @@ class ConvnetTrainer(Settings):
 
     # ---------------------------------------------------------------- training
 
-    def train(self, resume: bool | str | Path = False) -> list[dict[str, Any]]:
+    def train(self, resume: bool | str | Path = False, other_data: bool = False) -> list[dict[str, Any]]:
         """Train from ``_start_epoch`` to ``_num_epochs``.
 
         Called again, it goes on counting: after `stop_train` with the epochs that are left, else with as many
@@ -279,6 +281,9 @@ class ConvnetTrainer(Settings):
             True goes on with the newest run of this class that did not finish; where there is none, a new one
             starts. A path, of a checkpoint or of a run's folder, goes on with that. The run continues after the
             last step that was saved, with the weights, random numbers and metrics of a run that never stopped.
+        other_data : bool
+            Go on although a loader has other samples than when the checkpoint was written. Without it a split by
+            indices gets its indices back, and any other difference is a DataError.
 
         Returns
         -------
@@ -294,7 +299,7 @@ class ConvnetTrainer(Settings):
         """
         run_checks.check_built(self)
         with signals.handled(self._run_state.requests), worker_processes.workers_watched():
-            run_ends.open_run(self, resume)
+            run_ends.open_run(self, resume, other_data)
             try:
                 loggers.start(self)
                 self.on_train_start()

@@ -286,7 +286,7 @@ class LoaderPass:
         self.stepping = optim_steps.bind(trainer) if training else None
         if self.stepping is not None:
             left, start = data.length_of(items), state.resumption.start
-            self.stepping.begin_pass(trainer, left if left is None or start is None else left - start.batches)
+            self.stepping.begin_pass(trainer, left if left is None or start is None else left - start.passed)
         self.outer = state.loader, state.requests.stop_loader, self.nested and trainer._next_loop
         trainer._next_loop = state.skip = False  # no batch of this pass is under way
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False

@@ -19,6 +19,7 @@ from ..duck_typing import attribute, has_state, is_a
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
 from ..version import __version__
+from . import data as samples
 from .attributes import (
     averaging,
     changed_attributes,
@@ -77,6 +78,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "rng": _rng(trainer, held),
             "epoch": _epoch_under_way(trainer),
             "made_with": made_with(trainer),
+            "data": samples.capture(trainer),
             "config": storable(to_dict(trainer.config)),
         },
     }
@@ -98,6 +100,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     loader = trainer.train_loader
     return {
         **state.progress.position(),
+        **samples.samples_done(trainer),
         "asked": state.requests.ends(),
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},

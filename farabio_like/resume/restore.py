@@ -18,6 +18,7 @@ from ..data.resumable import ResumePoint
 from ..errors import CheckpointError
 from ..optim import state as step_state
 from .attributes import averaging, class_name, components_of, loaders
+from .data import samples_to_pass_over
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -112,7 +113,10 @@ class Resumption:
         state.progress.take_position(position)
         if position["phase"] == "train" and position["batches"]:
             ready = partial(self.ready, trainer)
-            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once)
+            done = samples_to_pass_over(trainer, position)
+            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once, done)
+            if done is not None:
+                self.start.passed = done // trainer.train_loader.batch_sampler.batch_size
             if hasattr(items, "start"):
                 items.start = self.start
 

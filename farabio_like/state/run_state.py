@@ -95,6 +95,8 @@ class RunState:
     saved_step: int = 0  # what the newest checkpoint holds
     put_off: PutOff = field(default_factory=PutOff)
     writer: Writer = field(default_factory=Writer)
+    built_loaders: dict[str, int] = field(default_factory=dict)  # ids of those that the constructor has made
+    fingerprints: dict[str, Any] = field(default_factory=dict)  # which samples they have
     resumption: Resumption = field(default_factory=Resumption)
 
     # Weights.
