@@ -33,6 +33,7 @@ from .loop import batch as loop_batch
 from .loop import evaluation, loader_pass
 from .loop.properties import Lent, Read, ReadEpoch, ReadLoggers, ReadStep
 from .optim import steps as optim_steps
+from .resume import data as resume_data
 from .resume import saving
 from .state import rank_requests, run_state, signals
 from .training import drawing, epochs, testing
@@ -156,6 +157,7 @@ class ConvnetTrainer(Settings):
         self.get_trainloader()
         self.get_testloader()
         rank_loaders.shard_loaders(self)
+        resume_data.note_loaders(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
@@ -266,7 +268,7 @@ class ConvnetTrainer(Settings):
 
     # ---------------------------------------------------------------- training
 
-    def train(self, resume: bool | str | Path = False) -> list[dict[str, Any]]:
+    def train(self, resume: bool | str | Path = False, other_data: bool = False) -> list[dict[str, Any]]:
         """Train from ``_start_epoch`` to ``_num_epochs``.
 
         Called again, it goes on counting: after `stop_train` with the epochs that are left, else with as many
@@ -278,6 +280,9 @@ class ConvnetTrainer(Settings):
             True goes on with the newest run of this class that did not finish; where there is none, a new one
             starts. A path, of a checkpoint or of a run's folder, goes on with that. The run continues after the
             last step that was saved, with the weights, random numbers and metrics of a run that never stopped.
+        other_data : bool
+            Go on although a loader has other samples than when the checkpoint was written. Without it a split by
+            indices gets its indices back, and any other difference is a DataError.
 
         Returns
         -------
@@ -293,7 +298,7 @@ class ConvnetTrainer(Settings):
         """
         run_checks.check_built(self)
         with signals.handled(self._run_state.requests), worker_processes.workers_watched():
-            run_ends.open_run(self, resume)
+            run_ends.open_run(self, resume, other_data)
             try:
                 loggers.start(self)
                 self.on_train_start()
@@ -367,13 +372,21 @@ class ConvnetTrainer(Settings):
         """
 
     def train_batch(self, item: Any) -> None:
-        """Run the three hooks of one training batch."""
+        """Run the three hooks of one training batch, unless one before the last has set ``_next_loop``."""
         state = self._run_state
         listeners = state.listeners
         self.on_start_training_batch(item)
         if "on_start_training_batch" in listeners:
             dispatch.fire(self, "on_start_training_batch")
+        if self._next_loop:
+            loader_pass.skip_batch(self)
+            return
+        if state.ranks is not None:
+            state.ranks.agreement.training = True
         self.training_step()
+        if self._next_loop:
+            loader_pass.skip_batch(self)
+            return
         state.progress.trained_step = state.progress.step
         self.on_end_training_batch()
         if "on_end_training_batch" in listeners:
@@ -381,6 +394,8 @@ class ConvnetTrainer(Settings):
 
     def on_start_training_batch(self, item: Any) -> None:
         """Take the batch: set ``self.batch``, ``self.inputs``, ``self.targets``. Called first for every batch.
+
+        Set ``self._next_loop = True`` to skip it.
 
         Parameters
         ----------
@@ -398,7 +413,7 @@ class ConvnetTrainer(Settings):
         self.optimizer_step()
 
     def on_end_training_batch(self) -> None:
-        """Called last for every training batch."""
+        """Called last for every training batch, except skipped ones."""
 
     def on_train_epoch_end(self) -> None:
         """Called after the last batch of an epoch; ``self.epoch_metrics["train"]`` is there."""
@@ -427,10 +442,12 @@ class ConvnetTrainer(Settings):
                 self.on_evaluate_batch_start(item)
                 dispatch.fire(self, "on_evaluate_batch_start")
                 if self._next_loop:
-                    self._next_loop = False
-                    self._run_state.skip = True
+                    loader_pass.skip_batch(self)
                     continue
                 self.evaluate_batch(item)
+                if self._next_loop:
+                    loader_pass.skip_batch(self)
+                    continue
                 self.on_evaluate_batch_end()
                 dispatch.fire(self, "on_evaluate_batch_end")
             self.on_evaluate_epoch_end()
@@ -523,12 +540,18 @@ class ConvnetTrainer(Settings):
         for item in loader_pass.follow(self, "test", self.test_loop_iter):
             self.on_start_test_batch()
             dispatch.fire(self, "on_start_test_batch")
+            if self._next_loop:
+                loader_pass.skip_batch(self)
+                continue
             self.test_step(item)
+            if self._next_loop:
+                loader_pass.skip_batch(self)
+                continue
             self.on_end_test_batch()
             dispatch.fire(self, "on_end_test_batch")
 
     def on_start_test_batch(self) -> None:
-        """Called before every `test_step`."""
+        """Called before every `test_step`. Set ``self._next_loop = True`` to skip the batch."""
 
     def test_step(self, item: Any) -> None:
         """Test one batch: by default take it and `compute_loss`."""
@@ -538,7 +561,7 @@ class ConvnetTrainer(Settings):
         loss_checks.check_loss(self)
 
     def on_end_test_batch(self) -> None:
-        """Called after every `test_step`."""
+        """Called after every `test_step`, except skipped ones."""
 
     def on_test_end(self) -> None:
         """Called after the last test batch; ``self.loader_metrics`` holds the result."""
@@ -558,7 +581,8 @@ class ConvnetTrainer(Settings):
                 module.train()
         with loop_batch.single_batch(self, batch), optim_steps.of_single_batch(self):
             self.on_start_training_batch((0, batch))
-            self.training_step()
+            if not self._next_loop:
+                self.training_step()
             self._run_state.trained, self._run_state.loaded = True, None
             return loop_batch.step_result(self)
 
@@ -571,7 +595,8 @@ class ConvnetTrainer(Settings):
             loop_batch.single_batch(self, batch),
         ):
             self.on_evaluate_batch_start((0, batch))
-            self.evaluate_batch((0, batch))
+            if not self._next_loop:
+                self.evaluate_batch((0, batch))
             return loop_batch.step_result(self)
 
     def predict(self, batches: Any) -> Iterator[Any]:

@@ -218,6 +218,7 @@ def _loss_of_step(trainer: ConvnetTrainer, item: Any) -> float:
     if stepping is not None:
         stepping.next_batch(trainer)
     trainer.train_batch(item)
+    trainer._run_state.skip = False
     loss = trainer.loss
     if not isinstance(loss, (Tensor, int, float)):
         raise HookError(f"find_lr: training_step left self.loss a {type(loss).__name__}; set self.loss = the loss.")

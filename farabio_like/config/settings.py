@@ -136,7 +136,7 @@ class Settings:
         "seed Python, NumPy and torch before the loaders and the model are made",
     )
     _next_loop: bool = setting(
-        False, anything(), "set it in ``on_evaluate_batch_start`` to skip the batch", of_a_stage=True
+        False, anything(), "set it in a hook of a batch, of any loop, to skip that batch", of_a_stage=True
     )
     _mode: Any = setting("train", anything(), "not read by the base; for your own use", of_a_stage=True)
     _model_path: Any = setting(None, anything(), "weights that ``test`` loads when this process has trained none")

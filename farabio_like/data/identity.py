@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -22,96 +21,132 @@ from torch.utils.data import (
 from ..duck_typing import attribute, is_a, own_attributes
 from .streams import digest
 
-MOST_SAMPLES = 2_000_000  # that are told one by one
+MOST_TOLD = 5_000  # rows of tensors, say; of more, some are looked at
 DEEPEST = 6  # data sets within data sets
 _ROWS = (list, tuple, np.ndarray, Tensor)
 
 
-def samples_of(loader: Any) -> Callable[[], Iterator[str]] | None:
-    """Return what yields a number for each sample of a loader, None where that cannot be told without loading it.
+class Told(NamedTuple):
+    """The samples of a data set: how many, and what yields a text for one of them, the same in every process."""
 
-    The same sample has the same number in another process. It is the index in the data set that a ``Subset`` or a
-    ``SubsetRandomSampler`` chooses from, the content of what is in memory, or for a data set of the user's its entry
-    in the lists and arrays that it has for all samples: names of files, say.
+    length: int
+    tell: Callable[[int], str]
+
+
+def samples_of(loader: Any) -> Told | None:
+    """Return what tells the samples of a loader, None where that cannot be done without loading them.
+
+    A sample is told by its index in the data set that a ``Subset`` or a ``SubsetRandomSampler`` chooses from; by its
+    content, where that is in memory; or by its entry in the lists and arrays that a data set of the user's has for all
+    of its samples: names of files, say.
     """
     if isinstance(loader, (list, tuple)):
-        return lambda: _told(map(digest, loader))
+        return Told(len(loader), lambda i: str(digest(loader[i])))
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    named = _of_dataset(loader.dataset, 0)
     sampler = attribute(loader, "sampler")
-    if named is None or not is_a(sampler, SubsetRandomSampler):
-        return named
-    return lambda: (str(int(i)) for i in sampler.indices)
+    if is_a(sampler, SubsetRandomSampler):
+        return Told(len(sampler.indices), lambda i: str(int(sampler.indices[i])))
+    return of_dataset(loader.dataset)
 
 
-def _told(found: Iterator[str | None]) -> Iterator[str]:
-    return ("?" if one is None else one for one in found)
-
-
-def _of_dataset(dataset: Any, depth: int) -> Callable[[], Iterator[str]] | None:
+def of_dataset(dataset: Any, depth: int = 0) -> Told | None:
+    """Return what tells the samples of a data set, see `samples_of`."""
     if depth > DEEPEST:
         return None
     if isinstance(dataset, Subset):
-        # The index alone: the data set that it counts in is compared by itself.
-        return lambda: (str(int(i)) for i in dataset.indices)
+        return Told(len(dataset.indices), lambda i: str(int(dataset.indices[i])))
     if isinstance(dataset, (list, tuple)):
-        return lambda: _told(map(digest, dataset))
+        return Told(len(dataset), lambda i: str(digest(dataset[i])))
     if isinstance(dataset, TensorDataset):
-        return lambda: _told(digest([t[i] for t in dataset.tensors]) for i in range(len(dataset)))
+        return Told(len(dataset), lambda i: str(digest([tensor[i] for tensor in dataset.tensors])))
     if isinstance(dataset, ConcatDataset):
-        parts = [_of_dataset(part, depth + 1) for part in dataset.datasets]
-        return None if None in parts else lambda: (one for part in parts for one in part())  # type: ignore[misc]
-    try:
-        length = len(dataset)
-    except Exception:  # of the user's own method
-        return None
-    own = own_attributes(dataset) or {}
-    columns = [column for column in own.values() if type(column) in _ROWS and _length(column) == length]
-    if columns:
-        return lambda: _told(digest([column[i] for column in columns]) for i in range(length))
-    inner = [v for v in own.values() if is_a(v, Dataset)]
-    return _of_dataset(inner[0], depth + 1) if len(inner) == 1 else None
+        parts = [of_dataset(part, depth + 1) for part in dataset.datasets]
+        return _joined([part for part in parts if part is not None]) if None not in parts else None
+    length, own = length_of(dataset), own_attributes(dataset) or {}
+    columns = [column for column in own.values() if type(column) in _ROWS and length_of(column) == length]
+    if length is not None and columns:
+        return Told(length, lambda i: str(digest([column[i] for column in columns])))
+    inner = [part for part in own.values() if is_a(part, Dataset)]
+    return of_dataset(inner[0], depth + 1) if len(inner) == 1 else None
 
 
-def _length(column: Any) -> int | None:
+def _joined(parts: list[Told]) -> Told:
+    every = [(k, i) for k, part in enumerate(parts) for i in range(part.length)]
+    return Told(len(every), lambda i: f"{every[i][0]}:{parts[every[i][0]].tell(every[i][1])}")
+
+
+def length_of(dataset: Any) -> int | None:
+    """Return the length of a data set, None where it has none."""
     try:
-        return len(column)
-    except TypeError:  # an array of no dimension
+        return len(dataset)
+    except Exception:  # whatever a method of the user's raises
         return None
 
 
 def fingerprint(loader: Any) -> dict[str, Any] | None:
-    """Return length and digest of the samples of a loader, None for one that is a stream or an iterable.
+    """Return what tells the samples of a loader from others, None for a stream or an iterable.
 
     Returns
     -------
     dict or None
-        ``length``, and ``samples``, which is None where they cannot be told.
+        ``length``; ``samples``, a digest that does not depend on their order; and ``order``, one that does. Those are
+        None where the samples cannot be told, ``samples`` also where they are too many to be told one by one.
     """
     dataset = loader if isinstance(loader, (list, tuple)) else attribute(loader, "dataset")
-    if dataset is None or isinstance(dataset, IterableDataset):
+    return None if dataset is None else fingerprint_of(dataset, samples_of(loader))
+
+
+def fingerprint_of(dataset: Any, told: Told | None) -> dict[str, Any] | None:
+    """Return what tells the samples of a data set, see `fingerprint`."""
+    length = length_of(dataset)
+    if isinstance(dataset, IterableDataset) or length is None:
         return None
-    try:
-        length = len(dataset)
-    except Exception:  # of the user's own method
-        return None
-    told = samples_of(loader)
-    if told is None or length > MOST_SAMPLES:
-        return {"length": length, "samples": None}
-    found = hashlib.sha256()
-    for one in told():
-        found.update(one.encode() + b",")
-    return {"length": length, "samples": found.hexdigest()}
+    if told is None:
+        return {"length": length, "samples": None, "order": None}
+    whole = told.length <= MOST_TOLD
+    chosen = range(told.length) if whole else np.linspace(0, told.length - 1, 1000).astype(int).tolist()
+    ordered, unordered = hashlib.sha256(), 0
+    for i in chosen:
+        one = hashlib.sha256(told.tell(i).encode()).digest()
+        ordered.update(one)
+        unordered = (unordered + int.from_bytes(one, "big")) % 2**256
+    samples = f"{unordered:064x}" if whole else None
+    return {"length": told.length, "samples": samples, "order": ordered.hexdigest()}
+
+
+def choices(loader: Any) -> dict[str, Any]:
+    """Return what chooses samples in a loader by indices, by its place: each ``Subset``, a ``SubsetRandomSampler``."""
+    found: dict[str, Any] = {}
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        _find_choices(loader.dataset, "dataset", found, 0)
+        sampler = attribute(loader, "sampler")
+        if is_a(sampler, SubsetRandomSampler):
+            found["sampler"] = sampler
+    return found
+
+
+def _find_choices(dataset: Any, where: str, found: dict[str, Any], depth: int) -> None:
+    if depth > DEEPEST:
+        return
+    if isinstance(dataset, Subset):
+        found[where] = dataset
+    inside = own_attributes(dataset) or {}
+    for name, part in inside.items():
+        if is_a(part, Dataset):
+            _find_choices(part, f"{where}.{name}", found, depth + 1)
+    if isinstance(dataset, ConcatDataset):
+        for k, part in enumerate(dataset.datasets):
+            _find_choices(part, f"{where}.datasets[{k}]", found, depth + 1)
 
 
 def first_of(loader: Any, most: int = 64) -> tuple[str, ...] | None:
-    """Return the numbers of the first samples of a loader, None where they cannot be told."""
+    """Return the texts of the first samples of a loader, None where they cannot be told."""
     told = samples_of(loader)
-    return tuple(islice(told(), most)) if told is not None else None
+    return tuple(told.tell(i) for i in range(min(most, told.length))) if told is not None else None
 
 
 def all_of(loader: Any) -> frozenset[str]:
-    """Return the numbers of all samples of a loader, of very large ones of the first."""
+    """Return the texts of all samples of a loader."""
     told = samples_of(loader)
-    return frozenset(islice(told(), MOST_SAMPLES)) if told is not None else frozenset()
+    return frozenset(told.tell(i) for i in range(told.length)) if told is not None else frozenset()

@@ -67,7 +67,7 @@ class Items:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        start = self.start.batches if self.start is not None else 0
+        start = self.start.passed if self.start is not None else 0
         if length_of(self.loader) and (type(self.loader) in (list, tuple) or fetcher(self.loader) is not None):
             return enumerate(self._batches(), start)  # nothing to watch over: these cannot end early
         return self._checked(start)
@@ -209,6 +209,11 @@ class _Span(NamedTuple):
     stop: int
     end: int  # so far, whole batches of this size follow in any case
 
+    def rest(self, passed: int) -> Tensor:
+        """Return the rows without so many of the first."""
+        places = torch.arange(self.start + passed, self.stop)
+        return places if self.order is None else self.order[places]
+
 
 class _Rows:
     """Fetches the samples of batches from tensors; several small batches that follow each other by one gather.
@@ -322,7 +327,7 @@ def read(loader: Any, seed: tuple[Any, ...] | None = None, start: resumable.Resu
     changed = order.prepared(loader, seed, start)
     if changed is None:
         return iter(loader) if start is None else resumable.rest(loader, start)
-    passed = start is None or order.passes_over(loader, seeds=seed is not None)
+    passed = start is None or start.samples is not None or order.passes_over(loader, seeds=seed is not None)
     iterator = _read_copy(changed)
     return iterator if passed or start is None else resumable.read_again(iterator, start)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import random
 import weakref
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def prepared(loader: Any, seed: tuple[Any, ...] | None, start: ResumePoint | Non
         return None
     stream, own_loop = isinstance(loader.dataset, IterableDataset), not _has_torchs_loop(loader)
     seeds = seed is not None and not stream
-    skips = start is not None and passes_over(loader, seeds)
+    skips = start is not None and (passes_over(loader, seeds) or start.samples is not None)
     batches = loader.batch_sampler is not None
     counts = batches and not own_loop and loader.collate_fn is not default_collate
     watches = stream and loader.num_workers > 1 and not own_loop
@@ -128,10 +129,14 @@ class _Order:
 
     def __iter__(self) -> Iterator[Any]:
         # Not before the first item is asked for: workers that stay begin with the sampler of the pass before.
-        yield from after(self.start, self.sampler if self.seed is None else self._placed(self.seed))
+        start = self.start
+        if start is not None and start.samples is not None and has_methods(self.sampler, "pass_over"):
+            self.sampler.pass_over(start.samples)  # it divides each batch among ranks
+            start = dataclasses.replace(start, batches=0, samples=None)
+        yield from after(start, self.sampler if self.seed is None else self._placed(self.seed))
 
     def __len__(self) -> int:
-        return len(self.sampler) - (0 if self.start is None else self.start.batches)
+        return len(self.sampler) - (0 if self.start is None else self.start.passed)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "sampler":  # while it is copied

@@ -25,22 +25,51 @@ class ResumePoint:
         The state of a loader that can go on by itself.
     say : callable
         Gets a line for the terminal where batches are read again.
+    samples : int, optional
+        So many samples were trained before, in batches of another size than now: these are passed over. Of a batch of
+        which some were trained, the rest is.
+
+    Attributes
+    ----------
+    passed : int
+        So many of the loader's batches of now come before the first one that is left.
     """
 
     batches: int
     ready: Callable[[], None]
     loader: dict[str, Any] | None
     say: Callable[[str], None]
-    taken: bool = False  # `rest` saw to it
+    samples: int | None = None
+    taken: bool = False  # the reader of the loader saw to it
+    passed: int = -1
+
+    def __post_init__(self) -> None:
+        self.passed = self.batches
 
 
 def after(start: ResumePoint | None, chosen: Iterable[Any]) -> Iterator[Any]:
     """Yield the items of `chosen` after the start; the generators are made ready before the first of them."""
     iterator = iter(chosen)
+    if start is not None and start.samples is not None:
+        yield from _after_samples(start, iterator)
+        return
     if start is not None:
         for _ in islice(iterator, start.batches):
             pass
         start.ready()
+    yield from iterator
+
+
+def _after_samples(start: ResumePoint, iterator: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches of indices from a sample on."""
+    left = start.samples or 0
+    for batch in iterator:
+        size = batch.stop - batch.start if hasattr(batch, "rest") else len(batch)
+        if left < size:
+            start.ready()
+            yield batch if not left else batch.rest(left) if hasattr(batch, "rest") else batch[left:]
+            break
+        left -= size
     yield from iterator
 
 

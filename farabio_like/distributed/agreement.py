@@ -14,6 +14,7 @@ import weakref
 from itertools import count
 from typing import Any
 
+from ..errors import HookError
 from . import process_group
 
 _passes = count(1)  # of all trainers of this process; the same on all ranks
@@ -30,13 +31,15 @@ class StepAgreement:
         The last step that this rank has completed; -1 outside of a training pass.
     due : int
         After this step all ranks meet; -1 for none.
+    training : bool
+        This rank is in a training step, and does not skip it.
     """
 
     def __init__(self) -> None:
         self.store = process_group.store()
         self.number = 0
         self.passed = self.due = -1
-        self.open = False
+        self.open = self.training = False
         watch = threading.Thread(target=_watch, args=(weakref.ref(self),), name="farabio_like ranks", daemon=True)
         watch.start()
 
@@ -63,6 +66,36 @@ class StepAgreement:
         if not everywhere:
             self.due = self.passed + 1
         return everywhere
+
+    def skip(self) -> None:
+        """Skip the step under way, as all ranks do.
+
+        Raises
+        ------
+        HookError
+            If another rank trains the step: it would wait for the gradients of this one.
+        """
+        step = self.passed + 1
+        self.training = False
+        self.store.set(self.key("skip", step), "asked")
+        self.store.set(self.key("skip", step, process_group.rank()), "skips")
+        for rank in range(process_group.world_size()):
+            key = self.key("skip", step, rank)
+            while not self.store.check([key]):
+                process_group.raise_failure()
+                time.sleep(ASK_EVERY)
+            if self.store.get(key).decode() != "skips":
+                raise HookError(
+                    f"_next_loop is set on rank {process_group.rank()} for a batch that rank {rank} trains. Every "
+                    "process has a part of the batch: set it on all of them, by what farabio_like.distributed."
+                    "gather_objects(...) returns, say."
+                )
+
+    def answer_if_training(self) -> None:
+        """Tell a rank that skips the step under way that this one trains it. Called by the thread."""
+        step = self.passed + 1
+        if self.training and self.store.check([self.key("skip", step)]) and step == self.passed + 1:
+            self.store.compare_set(self.key("skip", step, process_group.rank()), "", "trains")
 
     def answer_if_ahead(self) -> None:
         """Tell a rank that asks after the last step that this one is in the next. Called by the thread."""
@@ -96,6 +129,7 @@ def _watch(meetings: weakref.ref[StepAgreement]) -> None:
         if known.open and known.passed == last:
             try:
                 known.answer_if_ahead()
+                known.answer_if_training()
             except Exception:  # the store has gone with the rank that kept it
                 return
         last = known.passed

@@ -41,6 +41,8 @@ class RankBatchSampler:
     def __init__(self, whole: Any) -> None:
         self.whole = whole
         self.divided: bool | None = None if division.may_divide(whole) else False  # by its owner; None: not yet known
+        self.samples_before = 0  # passed over by the next pass
+        self.passes_over = False  # the pass under way has
         self.position = 0  # of the first sample of the part drawn last, in the order of all ranks
         self.plan: deque[tuple[int, int]] = deque()  # of each batch drawn: samples here, and on all ranks
 
@@ -62,12 +64,23 @@ class RankBatchSampler:
             yield from self._own(self.whole if look is None else look.indices)
             return
         ranks, rank, first = process_group.world_size(), process_group.rank(), 0
+        before, self.samples_before = self.samples_before, 0
+        self.passes_over = before > 0
         for batch in _same_on_all_ranks(self.whole if look is None else look.indices):
+            if before:
+                passed = min(before, len(batch))
+                before, first, batch = before - passed, first + passed, batch[passed:]
+                if not batch:
+                    continue
             start, end = part_of(len(batch), rank, ranks)
             plan.append((end - start, len(batch)))
             self.position = first + start
             first += len(batch)
             yield batch[start:end] or batch[:1]
+
+    def pass_over(self, samples: int) -> None:
+        """Begin the next pass after so many samples of all ranks together."""
+        self.samples_before = samples
 
     def _own(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
         """Yield the batches of a sampler that gives each rank its own."""
@@ -271,7 +284,8 @@ def items_of_rank(
     item = next(iterator, NOTHING)
     plan: Any = sampler.plan if planned else None
     if training:
-        for _ in range(trainer._run_state.progress.batches if plan is not before and plan else 0):
+        known = plan is not before and plan and not sampler.passes_over
+        for _ in range(trainer._run_state.progress.batches if known else 0):
             plan.popleft()  # batches of a resumed pass that were trained before
     if item is not NOTHING and plan is not before and plan:
         yield from _planned(trainer, training, together, by_plan, item, iterator, plan)

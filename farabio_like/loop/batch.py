@@ -21,7 +21,7 @@ def step_result(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what `train_step` and `val_step` return."""
     outputs = trainer.outputs.detach() if isinstance(trainer.outputs, torch.Tensor) else trainer.outputs
     loss = trainer.loss.item() if isinstance(trainer.loss, torch.Tensor) else trainer.loss
-    prediction = trainer.prediction_transform(outputs)
+    prediction = None if outputs is None else trainer.prediction_transform(outputs)  # of a batch that was skipped
     return {"prediction": prediction, "target": trainer.targets, "loss": loss}
 
 

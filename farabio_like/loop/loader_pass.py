@@ -21,7 +21,7 @@ from ..checks import hooks
 from ..checks.trained import check_parameters
 from ..data import prefetch
 from ..data.loaders import NOTHING
-from ..distributed import ddp
+from ..distributed import ddp, division
 from ..distributed import loaders as rank_loaders
 from ..errors import HookError
 from ..loggers.console import Bar, Heartbeat
@@ -111,6 +111,20 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
     return iter(()) if trainer._run_state.resumption.trained_already(trainer) else _training(trainer, items)
 
 
+def skip_batch(trainer: ConvnetTrainer) -> None:
+    """Skip the batch under way, for which a hook has set ``_next_loop``: nothing of it counts."""
+    state = trainer._run_state
+    trainer._next_loop, state.skip = False, True
+    if state.loader != "train" or state.item is NOTHING:
+        return
+    if state.stepping is None:
+        state.batches_without_step += 1
+    else:
+        state.moved = False  # it is one without a step
+    if state.ranks is not None:
+        state.ranks.agreement.skip()
+
+
 def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
     """Yield the items of a training pass."""
     ddp.replicate(trainer)
@@ -139,6 +153,8 @@ def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
             if stepping is not None:
                 stepping.end_batch(trainer)
             batch = own["batch"] if takes or "batch" in state.lent else data.batch_of(item)
+            if trainer._next_loop:  # by its last hook, or by a loop of the subclass's own
+                skip_batch(trainer)
             if only_loss and not trainer.batch_metrics and not state.skip:
                 count(own.get("loss"), batch)  # what `fold` comes to here
             else:
@@ -194,6 +210,8 @@ def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Ite
             if measured:
                 trainer.outputs = None
             yield item
+            if trainer._next_loop:
+                skip_batch(trainer)
             fold(own["batch"] if "batch" in state.lent else data.batch_of(item))
             if bar is not None:
                 bar.tick()
@@ -259,7 +277,7 @@ class LoaderPass:
         state, loss = trainer._run_state, vars(trainer).get("loss")
         training = name == "train"
         self.trainer, self.name, self.given, self.number = trainer, name, items, 0
-        self.tally: rank_loaders.Tally | None = None
+        self.tally: division.Tally | None = None
         self.nested = state.item is not NOTHING
         self.means = RunningMeans()
         self.counts = hooks.is_default(trainer, "batch_size_of")
@@ -281,9 +299,10 @@ class LoaderPass:
         self.stepping = optim_steps.bind(trainer) if training else None
         if self.stepping is not None:
             left, start = data.length_of(items), state.resumption.start
-            left = left if left is None or start is None else left - start.batches
+            left = left if left is None or start is None else left - start.passed
             self.stepping.begin_pass(trainer, left, self.probe)
-        self.outer = state.loader, state.requests.stop_loader
+        self.outer = state.loader, state.requests.stop_loader, self.nested and trainer._next_loop
+        trainer._next_loop = state.skip = False  # no batch of this pass is under way
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch, state.criterion = "", None
         self.reader = getattr(trainer, f"{name}_loader")
@@ -377,7 +396,7 @@ class LoaderPass:
                 state.ranks.agreement.end()
                 rank_requests.resume_postponed(self.trainer)
         state.item = NOTHING
-        state.loader, state.requests.stop_loader = self.outer
+        state.loader, state.requests.stop_loader, self.trainer._next_loop = self.outer
         last = max((place for place, reader in enumerate(state.readers) if reader is self.reader), default=None)
         if last is not None:
             del state.readers[last]

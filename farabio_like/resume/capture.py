@@ -25,6 +25,7 @@ from ..duck_typing import attribute, has_state, is_a, method
 from ..metrics.values import plain_metrics
 from ..optim import state as step_state
 from ..version import __version__
+from . import data as samples
 from . import inside, optimizers
 from .attributes import (
     averages_weights,
@@ -87,6 +88,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "rng": _rng(trainer, held),
             "epoch": _epoch_under_way(trainer),
             "made_with": made_with(trainer),
+            "data": samples.capture(trainer),
             "config": storable(to_dict(trainer.config)),
         },
     }
@@ -175,6 +177,7 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
     loader, position = trainer.train_loader, state.progress.position()
     return {
         **position,
+        **samples.samples_done(trainer),
         "evaluations": plain_data(position["evaluations"], "evaluations"),
         "schedulers": state.schedules.positions(trainer),
         "asked": state.requests.ends(),

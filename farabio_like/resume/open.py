@@ -12,6 +12,7 @@ from ..distributed import fsdp
 from ..errors import ConfigError
 from ..rundir import index, layout
 from ..state.run_state import first_epoch
+from . import data as samples
 from . import find, rank_part
 from .capture import made_with
 from .restore import Resumption
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 
-def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
+def resume_run(trainer: ConvnetTrainer, resume_from: Any, other_data: bool = False) -> None:
     """Find the checkpoint to go on from, and the folder: its own, unless that run has come further since."""
     state = trainer._run_state
     found = distributed.from_main(lambda: find.find(trainer, resume_from))
@@ -29,6 +30,7 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
     saved, path = found
     saved = sharded.read_shards(saved, path, fsdp.mesh_of(trainer))
     state.resumption = Resumption(rank_part.own_part(trainer, saved), str(path))
+    samples.take_back(trainer, saved["run"].get("data", {}), str(path), other_data)
     state.resumption.counters(trainer)
     _announce(trainer, saved, path)
     folder = path.parent.parent

@@ -21,6 +21,7 @@ from ..metrics.direction import Best
 from ..optim import state as step_state
 from . import horizon, inside, layers, optimizers
 from .attributes import averaging, class_name, components_of, loaders
+from .data import samples_to_pass_over
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -123,7 +124,10 @@ class Resumption:
         state.schedules.load_positions(trainer, position["schedulers"])
         if position["phase"] == "train" and position["batches"]:
             ready = partial(self.ready, trainer)
-            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once)
+            done = samples_to_pass_over(trainer, position)
+            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once, done)
+            if done is not None:
+                self.start.passed = done // trainer.train_loader.batch_sampler.batch_size
             if hasattr(items, "start"):
                 items.start = self.start
 

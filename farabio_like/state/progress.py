@@ -28,6 +28,8 @@ class Progress:
         What the epoch is doing; None between two epochs.
     batches : int
         Trained in this epoch.
+    batches_before, samples_before : int
+        Of them, those that another process has trained, in batches of another size maybe.
     epoch_step : int
         Steps before this epoch.
     epoch_started : float
@@ -55,6 +57,8 @@ class Progress:
     last_epoch_done: int | None = None
     phase: str | None = None
     batches: int = 0
+    batches_before: int = 0
+    samples_before: int = 0
     epoch_step: int = 0
     epoch_started: float = 0.0
     left_early: bool = False
@@ -87,6 +91,7 @@ class Progress:
         self.phase, self.batches, self.trained_step = "train", 0, 0
         self.evaluation_records = None
         self.own_metrics = ()
+        self.batches_before = self.samples_before = 0
         self.epoch_step = self.step - batches
 
     # Not "state_dict": a trainer that another one keeps as an attribute is stored field by field.

@@ -19,6 +19,7 @@ def after_step(trainer: ConvnetTrainer) -> None:
     assert ranks is not None
     agreement = ranks.agreement
     agreement.passed += 1
+    agreement.training = False
     if perf_counter() >= state.next_save_time and distributed.is_main():
         state.next_save_time = float("inf")
         requests.asked.append("SIGUSR1")  # one clock counts

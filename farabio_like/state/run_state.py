@@ -119,6 +119,8 @@ class RunState:
     put_off: PutOff = field(default_factory=PutOff)
     evaluation_copies: Copies = field(default_factory=Copies)  # memory of the weights that are kept in an evaluation
     writer: Writer = field(default_factory=Writer)
+    built_loaders: dict[str, int] = field(default_factory=dict)  # ids of those that the constructor has made
+    fingerprints: dict[str, Any] = field(default_factory=dict)  # which samples they have
     resumption: Resumption = field(default_factory=Resumption)
 
     # Weights.

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 LONGEST_ERROR = 2000  # characters of a message in metrics.jsonl
 
 
-def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
+def open_run(trainer: ConvnetTrainer, resume_from: Any, other_data: bool = False) -> None:
     """Check all that can be known, make the run folder or find the one that goes on, print the header."""
     state = trainer._run_state
     _begin_afresh(trainer)
@@ -63,7 +63,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any) -> None:
         trainer._num_epochs = trainer._start_epoch - 1 + sum(stage.num_epochs for stage in trainer._stages)
     resume_from = resume_from or distributed.from_main(lambda: find.of_this_job(trainer))
     if resume_from:
-        resume_run(trainer, resume_from)
+        resume_run(trainer, resume_from, other_data)
     _count_epochs(trainer)
     state.put_off = PutOff()
     saving.schedule_next(trainer)

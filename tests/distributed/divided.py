@@ -227,6 +227,29 @@ def drawn(workers):
     return sorted(row for seen in distributed.gather_objects(trainer.seen) for row in seen)
 
 
+class Skips(Divided):
+    """Skips the second batch; on one rank alone where that is asked."""
+
+    loader = staticmethod(lambda: DataLoader(rows(), 4))
+
+    def build_model(self):
+        super().build_model()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def on_start_training_batch(self, item):
+        super().on_start_training_batch(item)
+        if item[0] == 1:
+            self._next_loop = not self.alone or distributed.rank() == 1
+
+
+def skipped(alone):
+    torch.manual_seed(0)
+    trainer = Skips({"alone": alone, "_dist_timeout": 60, "_accumulation_steps": 2, "_num_epochs": 2})
+    trainer.train()
+    weights = [parameter.item() for parameter in trainer.model.parameters()]
+    return {"weights": weights, "mean": trainer.history[-1]["train"]["mean"]}
+
+
 def read(name):
     kind = type("Divided", (Divided,), {"loader": staticmethod(LOADERS[name])})
     torch.manual_seed(0)
@@ -247,7 +270,9 @@ def read(name):
 
 if __name__ == "__main__":
     Drawn.loader = staticmethod(lambda: None)
-    results = {}
+    if sys.argv[2:] == ["alone"]:
+        skipped(alone=True)
+    results = {"skipped": skipped(alone=False)}
     for case in sys.argv[2:] or LOADERS:
         results[case] = read(case)
     results["drawn"] = [drawn(workers) for workers in (0, 2)]

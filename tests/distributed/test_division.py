@@ -19,7 +19,7 @@ def results(tmp_path_factory):
     torchrun(2, SCRIPT, folder, folder=folder)
     found = json.loads((folder / "rank0.json").read_text())
     torchrun(1, SCRIPT, folder, "a list of batches", folder=folder)
-    return {**found, "drawn by one": json.loads((folder / "rank0.json").read_text())["drawn"]}
+    return {**found, "by one": json.loads((folder / "rank0.json").read_text())}
 
 
 @pytest.mark.parametrize("name", [name for name in divided.LOADERS if not name.startswith(ODD)])
@@ -49,6 +49,19 @@ def test_splits_that_each_rank_has_drawn_for_itself_are_an_error(results, name):
 
 
 def test_random_numbers_of_samples_depend_on_neither_ranks_nor_workers(results):
-    (none, two), (alone, _) = results["drawn"], results["drawn by one"]
+    (none, two), (alone, _) = results["drawn"], results["by one"]["drawn"]
     assert none == two == alone
     assert len({tuple(row) for row in none}) == len(none) == 48
+
+
+def test_a_batch_that_all_ranks_skip_is_skipped(results):
+    two, one = results["skipped"], results["by one"]["skipped"]
+    assert two["weights"] == pytest.approx(one["weights"], abs=1e-9)
+    assert two["mean"] == pytest.approx(one["mean"])
+    rows = [i for i in range(divided.N) if i // 4 != 1]
+    assert one["mean"] == pytest.approx(sum(rows) / len(rows))
+
+
+def test_a_batch_that_one_rank_skips_alone_is_an_error(tmp_path):
+    _, said = torchrun(2, SCRIPT, tmp_path, "alone", folder=tmp_path, good=False)
+    assert "HookError: _next_loop is set on rank 1 for a batch that rank 0 trains" in said
