@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..callbacks import AUC, Accuracy, ConfusionMatrix, PrecisionRecallF1
 from ..checkpoint.files import write_text
-from ..config.allowed import Allowed, anything
+from ..config.allowed import Allowed
 from ..data.image_files import read_image
 from ..errors import ConfigError, DataError, HookError
 from .masks import as_csv
 from .mistakes import WorstMistakes
-from .ready_made import ReadyMadeTrainer, above_zero, measured, paths_of
+from .ready_made import ReadyMadeTrainer, above_zero, measured, paths_of, several
 
 
 class ClassificationTrainer(ReadyMadeTrainer):
@@ -60,7 +60,7 @@ class ClassificationTrainer(ReadyMadeTrainer):
     ``ClassificationTrainer(model=net, train=train, valid=valid, classes=["benign", "malignant"]).train()``
     """
 
-    OPTIONS: ClassVar[dict[str, Allowed]] = {**ReadyMadeTrainer.OPTIONS, "top_k": anything()}
+    OPTIONS: ClassVar[dict[str, Allowed]] = {**ReadyMadeTrainer.OPTIONS, "top_k": several("classes", 1, (1, 5))}
 
     _top_k: Any = (1,)
 

@@ -77,7 +77,8 @@ class SaveMasks(Callback):
     A mask is a PNG: of one class 0 and 255, of several the number of the class, in colours; of several that overlap a
     file for each. An overlay has the image, the truth and the prediction side by side, with the outline of the truth.
     Of a volume the mask is an NPY file, and the overlay shows its middle slice. The table has the Dice coefficient and
-    the IoU of every image and class, ``absent`` where the image has none of it and none was predicted.
+    the IoU of every image and class, ``absent`` where the image has none of it and none was predicted. A class that a
+    whole loader has not is named on the terminal.
 
     Of several processes each writes the masks of its images, and the first one the table.
 
@@ -106,6 +107,11 @@ class SaveMasks(Callback):
         self.hausdorff = HausdorffDistance(ignore_index=ignore_index) if hausdorff else None
         self.folder = folder
         self._rows: list[list[str]] = []
+
+    def on_train_end(self, trainer: ConvnetTrainer) -> None:
+        """Say which classes are not in the data that were evaluated."""
+        if trainer.history and trainer.exception is None:
+            self._say_absent(trainer, "valid", trainer.history[-1]["valid"])
 
     def on_test_start(self, trainer: ConvnetTrainer) -> None:
         """Begin with an empty table."""
@@ -137,6 +143,7 @@ class SaveMasks(Callback):
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Write the table."""
         folder = self._folder(trainer)
+        self._say_absent(trainer, "test", trainer.epoch_metrics.get("test", {}))
         of_ranks = distributed.gather_on_main(self._rows)
         self._rows = []
         if folder is None or not distributed.is_main():
@@ -148,6 +155,13 @@ class SaveMasks(Callback):
     def close(self) -> None:
         """Let go of what an error has left."""
         self._rows = []
+
+    def _say_absent(self, trainer: ConvnetTrainer, loader: str, metrics: Mapping[str, Any]) -> None:
+        values = metrics.get("dice_per_class", ())
+        absent = [name for name, value in zip(self.class_names, values, strict=False) if math.isnan(value)]
+        if absent:
+            names = ", ".join(absent)
+            trainer._run_state.console.line(f"absent from {loader}, neither true nor predicted: {names}")
 
     def _folder(self, trainer: ConvnetTrainer) -> Path | None:
         if self.folder is not None:

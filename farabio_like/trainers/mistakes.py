@@ -51,6 +51,11 @@ class WorstMistakes(Callback):
         if not trainer._run_state.of_other_loader:
             self._keep(trainer)
 
+    def on_evaluate_epoch_end(self, trainer: ConvnetTrainer) -> None:
+        """Bring those of all processes together."""
+        if not trainer._run_state.of_other_loader:
+            self._gather()
+
     def on_train_end(self, trainer: ConvnetTrainer) -> None:
         """Draw those of the last evaluation."""
         if trainer.exception is None:
@@ -66,6 +71,7 @@ class WorstMistakes(Callback):
 
     def on_test_end(self, trainer: ConvnetTrainer) -> None:
         """Draw them."""
+        self._gather()
         self._draw(trainer, "test")
 
     def close(self) -> None:
@@ -106,10 +112,12 @@ class WorstMistakes(Callback):
 
         return losses, title
 
-    def _draw(self, trainer: ConvnetTrainer, loader: str) -> None:
+    def _gather(self) -> None:
         of_ranks = distributed.gather_on_main(self._worst)
-        self._worst = []
-        worst = sorted((one for many in of_ranks for one in many), key=itemgetter(0), reverse=True)[: self.number]
+        self._worst = sorted((one for many in of_ranks for one in many), key=itemgetter(0), reverse=True)[: self.number]
+
+    def _draw(self, trainer: ConvnetTrainer, loader: str) -> None:
+        worst, self._worst = self._worst, []
         if not worst or trainer.run_dir is None or not distributed.is_main():
             return
         images = [image for _, _, image in worst]

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate as torch_collate
 from .. import components
 from ..callbacks.metric import MetricCallback
 from ..checkpoint import plain
-from ..config.allowed import Allowed, anything, positive, whole
+from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
 from ..data.image_masks import image_paths
@@ -27,6 +27,28 @@ from ..trainer import ConvnetTrainer
 # Settings that are no choice of a run.
 _NO_OPTIONS = ("epoch", "next_loop", "mode", "backbone")
 MODES = ("binary", "multiclass", "multilabel")
+
+
+def part_of_one(of: str) -> Allowed:
+    """Return what allows numbers from 0 to below 1."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+    return Allowed(f"a part of {of}, 0 to below 1", holds, 0.25)
+
+
+def several(of: str, least: int, example: Any, alone: bool = False) -> Allowed:
+    """Return what allows a list or tuple of whole numbers, and with `alone` one number."""
+
+    def is_one(value: Any) -> bool:
+        return type(value) is int and value >= least
+
+    def holds(value: Any) -> bool:
+        listed = isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_one, value))
+        return listed or (alone and is_one(value))
+
+    return Allowed(f"{'a whole number or several' if alone else 'whole numbers'} of {of}", holds, example)
 
 
 class ReadyMadeTrainer(ConvnetTrainer):
@@ -70,8 +92,8 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "batch_size": whole(1, example=8),
         "num_workers": whole(0, example=2),
         "class_weights": anything(),
-        "smoothing": anything(),
-        "results": anything(),
+        "smoothing": part_of_one("the target"),
+        "results": path("for the run folder"),
     }
 
     _seed: int | None = 0
@@ -130,7 +152,8 @@ class ReadyMadeTrainer(ConvnetTrainer):
             problem = known[name].problem(name, value)
             if problem is not None and value is not None:
                 raise ConfigError(f"{name_of_class}: {problem}")
-            if name not in ("classes", "mode", "loss"):
+            unset = value is None and name in self.OPTIONS
+            if name not in ("classes", "mode", "loss") and not unset:
                 setattr(self, f"_{name}", value)
         return given
 

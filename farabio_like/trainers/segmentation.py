@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from .. import components, distributed, losses
 from ..callbacks import ConfusionMatrix, Dice, IoU
-from ..config.allowed import Allowed, anything, flag, whole
+from ..config.allowed import Allowed, flag, whole
 from ..data.image_files import read_image
 from ..errors import ConfigError, DataError, HookError, closest
 from ..inference import flips, sliding_window
 from .hausdorff import HausdorffDistance
 from .masks import Named, SaveMasks, safe_path, write_mask, write_overlay
-from .ready_made import ReadyMadeTrainer, above_zero, measured, paths_of
+from .ready_made import ReadyMadeTrainer, above_zero, measured, part_of_one, paths_of, several
 
 #: The losses by name: ``"dice"``, ``"dice_ce"``, ``"focal_tversky"``, ...
 LOSSES: dict[str, type[nn.Module]] = {
@@ -77,8 +77,8 @@ class SegmentationTrainer(ReadyMadeTrainer):
     OPTIONS: ClassVar[dict[str, Allowed]] = {
         **ReadyMadeTrainer.OPTIONS,
         "ignore_index": whole(-(2**31), optional=True, example=255),
-        "window": anything(),
-        "overlap": anything(),
+        "window": several("pixels", 1, 256, alone=True),
+        "overlap": part_of_one("the window"),
         "flips": flag(),
         "hausdorff": flag(),
     }
@@ -88,6 +88,14 @@ class SegmentationTrainer(ReadyMadeTrainer):
     _overlap: float = 0.25
     _flips: bool = False
     _hausdorff: bool = False
+
+    def __init__(self, config: Any = None, **parts: Any) -> None:
+        super().__init__(config, **parts)
+        if self._strategy == "fsdp" and self._window is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: window={self._window!r} and strategy='fsdp': images have different numbers of "
+                "windows, and a model in shards needs all processes for each. Leave one of the two out."
+            )
 
     def build_criterion(self) -> Any:
         """Return the loss, or a dict of losses."""

@@ -210,8 +210,9 @@ def test_predict_images_of_labels(tmp_path):
     ("options", "error", "message"),
     [
         ({"class_weights": [1.0]}, ConfigError, r"class_weights has the shape \(1,\); expected 3"),
+        ({"top_k": 3}, ConfigError, "top_k is 3"),
         ({"loss": "focal"}, ConfigError, "loss='focal'; expected a function"),
-        ({"mode": "binary", "classes": 1, "smoothing": 1.5}, ConfigError, "smoothing=1.5"),
+        ({"mode": "binary", "classes": 1, "smoothing": 1.5}, ConfigError, "smoothing is 1.5"),
     ],
 )
 def test_what_is_not_allowed(options, error, message):

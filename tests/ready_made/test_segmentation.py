@@ -294,7 +294,6 @@ def test_windows_and_flips_in_evaluation(tmp_path):
     images = torch.stack([data[k][0] for k in range(2)])
     expected = sliding_window(lambda w: flips(trainer.model, w, (-2, -1)), images, 16, overlap=0.5)
     assert torch.equal(next(trainer.predict(images)), expected)
-    trainer.window = None
     plain = built(data=data, flips=True)
     assert torch.equal(next(plain.predict(images)), flips(plain.model.eval(), images, (-2, -1)))
 
@@ -449,6 +448,10 @@ def test_optimizer_scheduler_and_callbacks():
         ({"model": None}, HookError, "has no model"),
         ({"train": "images"}, DataError, r"train='images'\) is a path"),
         ({"flips": 1}, ConfigError, "flips"),
+        ({"window": 0}, ConfigError, "window is 0"),
+        ({"window": [16, 0]}, ConfigError, "window is"),
+        ({"overlap": 1}, ConfigError, "overlap is 1"),
+        ({"smoothing": -0.1}, ConfigError, "smoothing is -0.1"),
     ],
 )
 def test_what_is_not_allowed(options, error, message):
@@ -481,3 +484,22 @@ def test_an_image_without_batch_is_no_surprise_to_one_batch_calls(tmp_path):
     assert trainer.train_step((images, masks))["loss"] > 0
     assert trainer.val_step((images, masks))["prediction"].shape == (4, 1, 32, 32)
     assert F.sigmoid(next(trainer.predict(images))).shape == (4, 1, 32, 32)
+
+
+def test_an_absent_class_is_said(tmp_path, capsys):
+    data = folders(tmp_path, classes=3)
+    options = {**QUIET, "verbose": True, "num_epochs": 1, "logdir": None}
+    trainer = SegmentationTrainer(
+        model=lambda: Constant([5.0, 0.0, 0.0, -5.0]),
+        train=data,
+        valid=data,
+        classes=["0", "1", "2", "vein"],
+        **options,
+    )
+    trainer.train()
+    assert "absent from valid, neither true nor predicted: vein\n" in capsys.readouterr().out
+
+
+def test_windows_and_a_model_in_shards():
+    with pytest.raises(ConfigError, match="window=16 and strategy='fsdp'"):
+        built(window=16, strategy="fsdp")
