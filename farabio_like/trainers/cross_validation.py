@@ -152,6 +152,8 @@ def cross_validate(
     """
     if type(folds) is not int or folds < 2:
         raise ConfigError(f"cross_validate(folds={folds!r}): expected a whole number, 2 or more.")
+    if "logdir" in arguments:
+        raise ConfigError(f"cross_validate(logdir={arguments['logdir']!r}): the runs of all folds lie in folder=.")
     valid = _evaluated(train) if valid is None else valid
     samples = _samples(train)
     if _samples(valid) != samples:
@@ -162,7 +164,7 @@ def cross_validate(
 
     def build(number: int | None) -> Any:
         """Return the trainer of a fold, or one without data and folder, which is there for its model."""
-        data: dict[str, Any] = {"logdir": None, "verbose": False}
+        data: dict[str, Any] = {"train": train, "logdir": None, "verbose": False}
         if number is not None:
             others = sorted(index for part in parts[:number] + parts[number + 1 :] for index in part)
             data = {"train": _part(train, others), "valid": _part(valid, parts[number])}

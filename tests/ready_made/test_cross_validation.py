@@ -132,6 +132,16 @@ def test_weights_of_all_folds_are_one_network(tmp_path):
     assert (result.runs[0] / "checkpoints").is_dir()
 
 
+class Named(TensorDataset):
+    classes = ["a", "b", "c"]
+
+
+def test_classes_that_a_data_set_tells_are_those_of_every_fold():
+    result = validated(train=Named(*images(31)), classes=None, class_weights=[1.0, 2.0, 1.0])
+    assert "f1_2" in result.mean
+    assert len(result.ensemble().models) == 3
+
+
 def test_a_module_is_copied_for_each_fold():
     model = network()
     before = [p.clone() for p in model.parameters()]
@@ -153,6 +163,8 @@ def test_other_arguments():
     for folds in (1, 2.5, True):
         with pytest.raises(ConfigError, match="folds="):
             cross_validate(ClassificationTrainer, folds, train=TensorDataset(*images(9)))
+    with pytest.raises(ConfigError, match="logdir='runs'.*folder="):
+        cross_validate(ClassificationTrainer, train=TensorDataset(*images(9)), logdir="runs")
     with pytest.raises(DataError, match="expected a data set"):
         cross_validate(ClassificationTrainer, train=iter([]))
     with pytest.raises(DataError, match="train has 9 samples and valid 8"):
