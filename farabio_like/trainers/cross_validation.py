@@ -247,7 +247,9 @@ def _best_of(trainer: Any) -> dict[str, float]:
     for name, values in list(found.items()):
         if isinstance(values, list):  # of the classes
             found.pop(name)
-            found.update({f"{name.removesuffix('_per_class')}_{k}": value for k, value in enumerate(values)})
+            names = getattr(trainer, "class_names", ())
+            names = names if len(names) == len(values) else range(len(values))
+            found.update({f"{name.removesuffix('_per_class')}_{k}": v for k, v in zip(names, values, strict=True)})
     return {name: value for name, value in found.items() if _is_number(value)}
 
 
