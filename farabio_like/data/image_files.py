@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
 
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, Any]  # without numpy.typing, which is slow to load
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 LOSSY = (".jpg", ".jpeg")

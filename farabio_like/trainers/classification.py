@@ -64,14 +64,6 @@ class ClassificationTrainer(ReadyMadeTrainer):
 
     _top_k: Any = (1,)
 
-    def classes_of(self, classes: Any) -> tuple[list[str], bool]:
-        """Return the names of the classes: those given, else those of a data set."""
-        if classes is None:
-            found = [getattr(self._parts[name], "classes", None) for name in ("train", "valid", "test")]
-            named = [names for names in found if isinstance(names, (list, tuple)) and names]
-            classes = list(map(str, named[0])) if named else None
-        return super().classes_of(classes)
-
     def build_criterion(self) -> Any:
         """Return the loss, or a dict of losses."""
         given = self._parts["loss"]

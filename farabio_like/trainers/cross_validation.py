@@ -152,6 +152,8 @@ def cross_validate(
     """
     if type(folds) is not int or folds < 2:
         raise ConfigError(f"cross_validate(folds={folds!r}): expected a whole number, 2 or more.")
+    if "logdir" in arguments:
+        raise ConfigError(f"cross_validate(logdir={arguments['logdir']!r}): the runs of all folds lie in folder=.")
     valid = _evaluated(train) if valid is None else valid
     samples = _samples(train)
     if _samples(valid) != samples:
@@ -162,7 +164,7 @@ def cross_validate(
 
     def build(number: int | None) -> Any:
         """Return the trainer of a fold, or one without data and folder, which is there for its model."""
-        data: dict[str, Any] = {"logdir": None, "verbose": False}
+        data: dict[str, Any] = {"train": train, "logdir": None, "verbose": False}
         if number is not None:
             others = sorted(index for part in parts[:number] + parts[number + 1 :] for index in part)
             data = {"train": _part(train, others), "valid": _part(valid, parts[number])}
@@ -245,7 +247,9 @@ def _best_of(trainer: Any) -> dict[str, float]:
     for name, values in list(found.items()):
         if isinstance(values, list):  # of the classes
             found.pop(name)
-            found.update({f"{name.removesuffix('_per_class')}_{k}": value for k, value in enumerate(values)})
+            names = getattr(trainer, "class_names", ())
+            names = names if len(names) == len(values) else range(len(values))
+            found.update({f"{name.removesuffix('_per_class')}_{k}": v for k, v in zip(names, values, strict=True)})
     return {name: value for name, value in found.items() if _is_number(value)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -246,23 +247,30 @@ def write_overlay(image: Tensor, predicted: Tensor, true: Tensor | None, path: P
 
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = _as_colours(_slice(image, 3))
+    factor = _factor(max(picture.shape[:2]))
+    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
+    resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    picture = np.asarray(Image.fromarray(picture).resize(size, resampling))
     masks = {"truth": true, "prediction": predicted} if true is not None else {"prediction": predicted}
+    # Enlarged before they are outlined, so that an outline hides little of what is small.
+    regions = {
+        name: [
+            np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST))
+            for region in _regions(mask, image.ndim)
+        ]
+        for name, mask in masks.items()
+    }
     panels = {"image": picture}
-    regions = {name: _stacked(mask, image.ndim) for name, mask in masks.items()}
-    for name, region in regions.items():
-        outline = regions["truth"] if name == "prediction" and true is not None else None
-        panels[name] = _laid_over(picture, region, outline)
-    height, width = picture.shape[:2]
-    factor = _factor(max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
+    for name, found in regions.items():
+        outlined = name == "prediction" and true is not None
+        title = f"{name}, outlined: truth" if outlined else name
+        panels[title] = _laid_over(picture, found, regions["truth"] if outlined else [])
     sheet = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, size[1] + STRIP), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (name, panel) in enumerate(panels.items()):
+    for number, (title, panel) in enumerate(panels.items()):
         left = number * (size[0] + GAP)
-        resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-        sheet.paste(Image.fromarray(panel).resize(size, resampling), (left, STRIP))
-        shown = f"{name}, outlined: truth" if name == "prediction" and true is not None else name
-        draw.text((left + 2, 2), shown, fill="black")
+        sheet.paste(Image.fromarray(panel), (left, STRIP))
+        draw.text((left + 2, 2), title, fill="black")
     sheet.save(path.with_name(f"{path.name}.png"))
 
 
@@ -284,7 +292,7 @@ def _as_colours(image: Tensor) -> Any:
     return (scaled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def _stacked(mask: Tensor, dimensions_of_image: int) -> Any:
+def _regions(mask: Tensor, dimensions_of_image: int) -> Any:
     """Return the middle slice of a mask as regions: bool, classes x height x width; class 0 of several has none."""
     if mask.ndim == dimensions_of_image:  # a mask for each class
         return (_slice(mask, 3) == 1).numpy()
@@ -292,14 +300,13 @@ def _stacked(mask: Tensor, dimensions_of_image: int) -> Any:
     return torch.stack([mask == number for number in range(1, max(2, int(mask.max()) + 1))]).numpy()
 
 
-def _laid_over(picture: Any, regions: Any, outlined: Any) -> Any:
-    """Return a picture with regions in colours, and outlines of others in white."""
+def _laid_over(picture: Any, regions: Sequence[Any], outlined: Sequence[Any]) -> Any:
+    """Return a picture with regions in colours, and outlines of others: of several in colours, of one in white."""
     laid = picture.astype(np.float32)
-    for number, region in enumerate(regions):
-        colour = np.array(COLOURS[number % len(COLOURS)], np.float32)
-        laid[region] = (1 - OPACITY) * laid[region] + OPACITY * colour
-    for region in outlined if outlined is not None else ():
-        laid[_outline(region)] = 255
+    for region, colour in zip(regions, itertools.cycle(COLOURS)):  # noqa: B905  (there are more regions, or fewer)
+        laid[region] = (1 - OPACITY) * laid[region] + OPACITY * np.array(colour, np.float32)
+    for region, colour in zip(outlined, itertools.cycle(COLOURS)):  # noqa: B905
+        laid[_outline(region)] = colour if len(outlined) > 1 else 255
     return laid.round().astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torch.utils.data import default_collate as torch_collate
 
 from .. import components
@@ -158,7 +158,11 @@ class ReadyMadeTrainer(ConvnetTrainer):
         return given
 
     def classes_of(self, classes: int | Sequence[str] | None) -> tuple[list[str], bool]:
-        """Return the names of the classes, and whether they were given; called by the constructor."""
+        """Return the names of the classes, and whether they are known: given, or told by a data set.
+
+        Called by the constructor.
+        """
+        classes = told(self._parts, "classes", (list, tuple, int)) if classes is None else classes
         if classes is None:
             return [], False
         if isinstance(classes, int) and not isinstance(classes, bool) and classes > 0:
@@ -245,6 +249,18 @@ class ReadyMadeTrainer(ConvnetTrainer):
     def loader_batch_size(self, name: str) -> int:
         """Return the batch size of a loader that `make_loader` makes, of all ranks together."""
         return self._batch_size
+
+
+def told(parts: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
+    """Return what the data sets of a trainer tell under a name, None where none does."""
+    for part in ("train", "valid", "test"):
+        data = parts.get(part)
+        while isinstance(data, (DataLoader, Subset)):
+            data = data.dataset
+        found = getattr(data, name, None) if isinstance(data, Dataset) else None
+        if isinstance(found, kinds) and not isinstance(found, bool):
+            return list(map(str, found)) if isinstance(found, (list, tuple)) else found
+    return None
 
 
 def collate(samples: list[Any]) -> Any:

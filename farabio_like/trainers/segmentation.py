@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from .. import components, distributed, losses
 from ..callbacks import ConfusionMatrix, Dice, IoU
 from ..config.allowed import Allowed, flag, whole
+from ..config.config import Config
 from ..data.image_files import read_image
 from ..errors import ConfigError, DataError, HookError, closest
 from ..inference import flips, sliding_window
 from .hausdorff import HausdorffDistance
 from .masks import Named, SaveMasks, safe_path, write_mask, write_overlay
-from .ready_made import ReadyMadeTrainer, above_zero, measured, part_of_one, paths_of, several
+from .ready_made import ReadyMadeTrainer, above_zero, measured, part_of_one, paths_of, several, told
 
 #: The losses by name: ``"dice"``, ``"dice_ce"``, ``"focal_tversky"``, ...
 LOSSES: dict[str, type[nn.Module]] = {
@@ -49,7 +50,7 @@ class SegmentationTrainer(ReadyMadeTrainer):
     train, valid, test : Dataset, DataLoader or iterable of batches, optional
         Of images and masks: `ImageMaskFolder`, say.
     classes : int or sequence of str, optional
-        Default: one, a binary mask. Else class 0 is the background.
+        Default: as many as an `ImageMaskFolder` tells, else one, a binary mask. Of several, class 0 is the background.
     mode : {"binary", "multiclass", "multilabel"}, optional
         Default: multiclass for several classes. Multilabel: masks of N x classes x height x width, which may overlap.
     loss : str, callable or dict of them, optional
@@ -59,10 +60,11 @@ class SegmentationTrainer(ReadyMadeTrainer):
         See `ReadyMadeTrainer`.
     **options
         ``lr`` (0.001), ``batch_size`` (8, of all ranks together), ``num_workers`` (0); ``class_weights``,
-        ``smoothing`` and ``ignore_index`` of losses given by name, ``ignore_index`` also of metrics; ``window``
-        (evaluate and test by windows of so many pixels, one image after the other), ``overlap`` (0.25), ``flips`` (the
-        mean over mirror images, in evaluation and test); ``hausdorff`` (the 95 % Hausdorff distance too); ``results``
-        (the folder that `test` writes to). And every setting without its underscore: ``num_epochs=20``.
+        ``smoothing`` and ``ignore_index`` of losses given by name, ``ignore_index`` also of metrics (default: that of
+        an `ImageMaskFolder`); ``window`` (evaluate and test by windows of so many pixels, one image after the other),
+        ``overlap`` (0.25), ``flips`` (the mean over mirror images, in evaluation and test); ``hausdorff`` (the 95 %
+        Hausdorff distance too); ``results`` (the folder that `test` writes to). And every setting without its
+        underscore: ``num_epochs=20``.
 
     Raises
     ------
@@ -90,6 +92,8 @@ class SegmentationTrainer(ReadyMadeTrainer):
     _hausdorff: bool = False
 
     def __init__(self, config: Any = None, **parts: Any) -> None:
+        if parts.get("ignore_index") is None and "ignore_index" not in Config(config):
+            parts["ignore_index"] = told(parts, "ignore_index", int)
         super().__init__(config, **parts)
         if self._strategy == "fsdp" and self._window is not None:
             raise ConfigError(

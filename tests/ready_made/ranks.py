@@ -7,25 +7,18 @@ from pathlib import Path
 import torch
 
 from farabio_like import distributed
+from farabio_like.data import ImageMaskFolder
 from farabio_like.trainers import ClassificationTrainer, SegmentationTrainer
-from tests.ready_made.discs import QUIET, folders, small_unet
+from tests.ready_made.discs import QUIET, small_unet
 from tests.ready_made.test_classification import images, network
 
 
 def segmentation(where):
-    if not (where / "images").is_dir():
-        folders(where, number=5, size=30)
-    data = folders_there(where)
+    data = ImageMaskFolder(where / "images", where / "masks")
     options = {"window": 16, "flips": True, "hausdorff": True, "logdir": str(where / "runs")}
     trainer = SegmentationTrainer(model=small_unet, train=data, valid=data, test=data, **QUIET, **options)
     trainer.train()
     return trainer.history[-1]["valid"], trainer.test(), str(trainer.run_dir)
-
-
-def folders_there(where):
-    from farabio_like.data import ImageMaskFolder
-
-    return ImageMaskFolder(where / "images", where / "masks")
 
 
 def classification(where):

@@ -73,14 +73,14 @@ def test_labels_that_a_data_set_tells():
 # ---------------------------------------------------------------- runs
 
 
-def validated(**options):
+def validated(folds=2, **options):
     data = TensorDataset(*images(31))
     given = {**QUIET, "num_epochs": 1, "model": network, "train": data, "classes": 3, "lr": 0.01, **options}
-    return cross_validate(ClassificationTrainer, 3, **given)
+    return cross_validate(ClassificationTrainer, folds, **given)
 
 
 def test_a_run_for_each_fold_and_a_report_of_all():
-    result = validated(test=TensorDataset(*images(12)))
+    result = validated(3, test=TensorDataset(*images(12)))
     assert [run.relative_to(result.folder).as_posix() for run in result.runs] == [
         f"fold-{k}/ClassificationTrainer/1" for k in (1, 2, 3)
     ]
@@ -132,12 +132,22 @@ def test_weights_of_all_folds_are_one_network(tmp_path):
     assert (result.runs[0] / "checkpoints").is_dir()
 
 
+class Named(TensorDataset):
+    classes = ["a", "b", "c"]
+
+
+def test_classes_that_a_data_set_tells_are_those_of_every_fold():
+    result = validated(train=Named(*images(31)), classes=None, class_weights=[1.0, 2.0, 1.0])
+    assert "f1_c" in result.mean
+    assert len(result.ensemble().models) == 2
+
+
 def test_a_module_is_copied_for_each_fold():
     model = network()
     before = [p.clone() for p in model.parameters()]
     result = validated(model=model)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert len(result.folds) == 3
+    assert len(result.folds) == 2
 
 
 def test_called_again_it_trains_nothing(monkeypatch):
@@ -153,6 +163,8 @@ def test_other_arguments():
     for folds in (1, 2.5, True):
         with pytest.raises(ConfigError, match="folds="):
             cross_validate(ClassificationTrainer, folds, train=TensorDataset(*images(9)))
+    with pytest.raises(ConfigError, match="logdir='runs'.*folder="):
+        cross_validate(ClassificationTrainer, train=TensorDataset(*images(9)), logdir="runs")
     with pytest.raises(DataError, match="expected a data set"):
         cross_validate(ClassificationTrainer, train=iter([]))
     with pytest.raises(DataError, match="train has 9 samples and valid 8"):

@@ -500,6 +500,17 @@ def test_an_absent_class_is_said(tmp_path, capsys):
     assert "absent from valid, neither true nor predicted: vein\n" in capsys.readouterr().out
 
 
+def test_a_folder_tells_its_classes_and_what_is_ignored(tmp_path):
+    data = folders(tmp_path, classes=3, ignore_index=2)
+    trainer = built(lambda: small_unet(3), data=data)
+    assert trainer.task == "multiclass" and len(trainer.class_names) == 3
+    assert trainer.criterion.ignore_index == 2 and trainer.callbacks[0].ignore_index == 2
+    subset = torch.utils.data.Subset(data, [0, 2])
+    assert built(lambda: small_unet(3), data=subset).task == "multiclass"
+    assert built(lambda: small_unet(3), data=data, ignore_index=7).criterion.ignore_index == 7
+    assert built(data=data, classes=1).task == "binary"
+
+
 def test_windows_and_a_model_in_shards():
     with pytest.raises(ConfigError, match="window=16 and strategy='fsdp'"):
         built(window=16, strategy="fsdp")
