@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import marshal
+import operator
 from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import PurePath
@@ -27,6 +28,7 @@ from ..checkpoint.plain import MOST_PLAIN, PLAIN, is_plain
 from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.settings import OF_A_STAGE
+from ..data.loaders import Items
 from ..duck_typing import has_state, is_a, own_attributes
 from . import layers
 from .attributes import say_left_out
@@ -44,6 +46,8 @@ _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, 
 _SETTINGS = (*_FUNCTIONS, PurePath, Enum)  # what a hook sets on purpose, and no file can hold
 _MAY_CHANGE = tuple(f"_{name}" for name in OF_A_STAGE)  # in the course of a run
 _OF_TORCH = (torch.dtype, torch.device, torch.Size)
+_OF_A_PASS = (Tensor, Items)
+_FIXED = (*(type(None), bool, int, float, complex, str, bytes), *_OF_TORCH)
 _OF_A_MODULE = frozenset(vars(nn.Module()))  # its tables and hooks
 _HELD_BY_THE_RUN = ("metrics", "callbacks", "loggers")
 _NEW = object()
@@ -55,9 +59,10 @@ _NEW = object()
 class _Walk:
     """Finds the objects whose attributes count, each once, by where it is."""
 
-    def __init__(self, known: set[int]) -> None:
+    def __init__(self, known: set[int], containers: list[Any]) -> None:
         self.seen = known
         self.found: dict[str, Any] = {}
+        self.containers = containers  # lists and dicts that were looked into
 
     def enter(self, where: str, value: Any, depth: int = 0, root: bool = False) -> None:
         kind = type(value)
@@ -65,6 +70,7 @@ class _Walk:
             return
         if issubclass(kind, (list, tuple, dict)):
             if len(value) <= MOST_PARTS:
+                self.containers.append(value)
                 for key, part in list(dict.items(value) if issubclass(kind, dict) else enumerate(value)):
                     self.enter(f"{where}[{key!r}]", part, depth + 1)
             return
@@ -107,13 +113,15 @@ def _fields(holder: Any) -> dict[str, Any]:
     return own
 
 
-def _holders(trainer: ConvnetTrainer, held: Inventory) -> dict[str, dict[str, Any]]:
+def _holders(
+    trainer: ConvnetTrainer, held: Inventory, containers: list[Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return what counts, by kind and place: in a data set a module is a transform, and a model is the trainer's."""
     seen = {id(trainer), id(trainer.config)}
     groups: dict[str, dict[str, Any]] = {}
     parts = [part for part in inventory.once(held.parts) if part.attribute not in _HELD_BY_THE_RUN]
     for group in ("model", "data"):
-        walk = _Walk(seen)
+        walk = _Walk(seen, [] if containers is None else containers)
         if group == "model":
             for part in parts:
                 if is_a(part.value, nn.Module):
@@ -220,42 +228,144 @@ def changed(trainer: ConvnetTrainer, held: Inventory) -> Found:
         ``data``: by place, a list of names and states.
     """
     state = trainer._run_state
-    before, known = state.inside_before, _known(trainer, held)
-    groups = _holders(trainer, held)
-    inside = {id(holder) for group in groups.values() for holder in group.values()} | known
-    found: Found = {}
-    left_out = []
-    found["layers"] = {}
-    for group, holders in groups.items():
-        entries = {}
-        for where, holder in holders.items():
-            pairs = []
-            for name, value, one in _leaves(holder, known, inside):
-                quick, digest, _ = before.get((where, name), (None, _NEW, None))
-                if quick is not None and quick == _quick(value):
-                    continue
-                now = _digest(value, one)
-                if now != digest and one is not None:
-                    pairs.append([name, copy.deepcopy(one)])
-                elif now != digest and digest is not _NEW:
-                    left_out.append(f"self.{where}.{name} (a {type(value).__name__})")
-            if pairs:
-                entries[where] = pairs
-            layer = _new_layer(trainer, where, holder, known, inside) if group == "model" else None
-            if layer is not None:
-                found["layers"][where] = layer
-            elif where in state.structures_before and state.structures_before[where] != _structure(holder):
-                left_out.append(f"self.{where} (now a {_structure(holder)[0][1]}{_parts_of(holder)})")
-        found[group] = entries
-    flags = {name: p.requires_grad for name, p in named_parameters(held).items()}
+    if state.last_look is None or not state.last_look.renew(trainer, held):
+        state.last_look = _Look(trainer, held)
+    look = state.last_look
+    found: Found = {"layers": {each.where: each.layer for each in look.holders if each.layer is not None}}
+    for group in look.groups:
+        found[group] = {each.where: each.pairs for each in look.holders if each.group == group and each.pairs}
+    flags = {name: p.requires_grad for name, p in look.parameters.items()}
     found["flags"] = {name: flag for name, flag in flags.items() if state.flags_before.get(name) != flag}
-    found["eval"] = _in_eval_mode(trainer, groups["model"])
+    found["eval"] = _in_eval_mode(trainer, look.groups["model"])
     settings = {name: getattr(trainer, name) for name in _MAY_CHANGE}
     settings = {name: v.item() if is_a(v, np.generic) else v for name, v in settings.items()}
     before_them = _settings_before(trainer)
     found["settings"] = {n: copy.deepcopy(v) for n, v in settings.items() if is_plain(v) and v != before_them.get(n, v)}
-    say_left_out(trainer, left_out)
+    say_left_out(trainer, [name for each in look.holders for name in each.left_out])
     return found
+
+
+# An epoch may last milliseconds, and asks twice: what cannot have changed since the last look is not looked at again.
+
+
+class _Look:
+    """What has changed since the run began, object by object.
+
+    NOTE: what was found holds as long as every object on the way has the very same values, those that can be changed in
+    place excepted, which are looked at again. The values are kept here, so that no other object gets the id of one.
+    """
+
+    def __init__(self, trainer: ConvnetTrainer, held: Inventory) -> None:
+        containers: list[Any] = []
+        self.before = trainer._run_state.inside_before
+        self.known = _known(trainer, held)
+        self.groups = _holders(trainer, held, containers)
+        self.inside = {id(holder) for group in self.groups.values() for holder in group.values()} | self.known
+        self.parameters = named_parameters(held)
+        self.parts = _parts(trainer, held)
+        self.containers = [(container, _contents(container)) for container in containers]
+        self.holders = [
+            _Holder(trainer, self, group, where, holder)
+            for group, holders in self.groups.items()
+            for where, holder in holders.items()
+        ]
+
+    def renew(self, trainer: ConvnetTrainer, held: Inventory) -> bool:
+        """Look again at the objects with other values; return False where there may be other objects."""
+        if self.before is not trainer._run_state.inside_before or not _same(_parts(trainer, held), self.parts):
+            return False
+        if not all(_same(_contents(container), values) for container, values in self.containers):
+            return False
+        for number, each in enumerate(self.holders):
+            other = each.other_values()
+            if any(not (_is_fixed(then) and _is_fixed(now)) for then, now in other):
+                return False
+            if other or each.was_written_to(self):
+                self.holders[number] = _Holder(trainer, self, each.group, each.where, each.holder)
+        return True
+
+
+class _Holder:
+    """One object, with what has changed of it: pairs of name and state, or how to make the layer anew."""
+
+    __slots__ = ("group", "holder", "hooks", "layer", "leaves", "left_out", "pairs", "tables", "where")
+
+    def __init__(self, trainer: ConvnetTrainer, look: _Look, group: str, where: str, holder: Any) -> None:
+        self.group, self.where, self.holder = group, where, holder
+        self.pairs: list[list[Any]] = []
+        self.left_out: list[str] = []
+        self.leaves: list[tuple[Any, Any, Any]] = []  # values that can be changed in place, their marks and digests
+        for name, value, one in _leaves(holder, look.known, look.inside):
+            quick, digest, _ = look.before.get((where, name), (None, _NEW, None))
+            now_quick = _quick(value)
+            if quick is not None and quick == now_quick:
+                self.leaves.append((value, now_quick, None))
+                continue
+            now = _digest(value, one)
+            if not _is_fixed(value) and id(value) not in look.inside:
+                self.leaves.append((value, now_quick, now))
+            if now != digest and one is not None:
+                self.pairs.append([name, copy.deepcopy(one)])
+            elif now != digest and digest is not _NEW:
+                self.left_out.append(f"self.{where}.{name} (a {type(value).__name__})")
+        structures = trainer._run_state.structures_before
+        self.layer = _new_layer(trainer, where, holder, look.known, look.inside) if group == "model" else None
+        if self.layer is None and where in structures and structures[where] != _structure(holder):
+            self.left_out.append(f"self.{where} (now a {_structure(holder)[0][1]}{_parts_of(holder)})")
+        self.tables = [(table, _names_and_values(table)) for table in self._tables()]
+        self.hooks = layers.hooks_of(holder) if is_a(holder, nn.Module) else 0
+
+    def _tables(self) -> Iterator[dict[str, Any]]:
+        yield own_attributes(self.holder) or {}
+        if is_a(self.holder, nn.Module):
+            yield from (self.holder._modules, self.holder._parameters, self.holder._buffers)
+
+    def other_values(self) -> list[tuple[Any, Any]]:
+        """Return the attributes that have other values now, then and now; one that came or went beside itself."""
+        found = []
+        for table, then in self.tables:
+            now = _names_and_values(table)
+            if len(now) != len(then):
+                return [(self, self)]
+            if not _same(now, then):
+                found += [(a, b) for a, b in zip(then, now, strict=True) if a is not b]
+        return found
+
+    def was_written_to(self, look: _Look) -> bool:
+        """Return whether a value was changed in place, or a hook was registered."""
+        if is_a(self.holder, nn.Module) and self.hooks != layers.hooks_of(self.holder):
+            return True
+        for value, quick, digest in self.leaves:
+            now = _quick(value)
+            if now != quick:
+                return True
+            if now is None and digest != _digest(value, _state_of(value, look.known, look.inside)):
+                return True
+        return False
+
+
+def _parts(trainer: ConvnetTrainer, held: Inventory) -> list[Any]:
+    """Return what a trainer holds, without what differs in every batch or pass: tensors, and the items of loaders."""
+    kept = [part.value for part in held.parts if not is_a(part.value, _OF_A_PASS) or is_a(part.value, nn.Parameter)]
+    return [*kept, *(getattr(trainer, name) for name in _LOADERS)]
+
+
+def _names_and_values(table: dict[str, Any]) -> list[Any]:
+    """Return what is in a table of attributes, without the mode of a module, which the loops set."""
+    return [*table, *(value for name, value in table.items() if name != "training")]
+
+
+def _contents(container: Any) -> list[Any]:
+    return [*container, *(dict.values(container) if isinstance(container, dict) else ())]
+
+
+def _same(values: list[Any], others: list[Any]) -> bool:
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
+def _is_fixed(value: Any) -> bool:
+    """Return whether a value is what it is as long as it is the same object."""
+    return type(value) in _FIXED or is_a(value, _SETTINGS)
 
 
 def named_parameters(held: Inventory) -> dict[str, nn.Parameter]:

@@ -106,6 +106,7 @@ class RunState:
     noted: int | None = None  # the id of the trainer whose objects were noted; those of a copy are others
     flags_before: dict[str, bool] = field(default_factory=dict)  # requires_grad of its parameters
     inside_before: dict[tuple[str, str], Any] = field(default_factory=dict)  # attributes inside of them
+    last_look: Any = None  # at them
     structures_before: dict[str, Any] = field(default_factory=dict)  # classes of what is inside of them
     layers_before: dict[str, Any] = field(default_factory=dict)  # those without weights
     settings_before: dict[str, dict[str, Any]] = field(default_factory=dict)  # those that it may change, by stage
