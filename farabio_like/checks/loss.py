@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import components
+from .. import components, data
 from ..duck_typing import attribute, is_a
 from ..errors import HookError
 from .hooks import owner
@@ -42,7 +42,11 @@ def loss_problem(trainer: ConvnetTrainer, graph: bool = True) -> str | None:
     if not isinstance(loss, torch.Tensor):
         if isinstance(loss, (int, float)) and not graph:
             return None
-        found = f"{loss!r}, a {type(loss).__name__}" if loss is not None else "None"
+        kind = type(loss).__name__
+        # Types and shapes of several, not what is in them.
+        several = isinstance(loss, (list, tuple, Mapping))
+        found = f"a {kind}, {data.shapes_of(loss)}" if several else f"{loss!r}, a {kind}"
+        found = found if loss is not None else "None"
     elif loss.numel() != 1:
         found = f"a tensor of shape {tuple(loss.shape)}"
     elif graph and not loss.requires_grad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,13 @@ def check_optimizers(trainer: ConvnetTrainer) -> None:
                 f"{owner(trainer)}.build_model left {optimizer!r} in {where}; expected a torch.optim.Optimizer or a "
                 "dict of them. Write self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)."
             )
+        if stepped and _needs_a_function(optimizer):
+            raise HookError(
+                f"{owner(trainer)}: step() of {where}, a {type(optimizer).__name__}, needs a function that computes "
+                "the loss. Write def training_step(self): self.loss = self.optimizer.step(self.closure), "
+                "and def closure(self): self.optimizer.zero_grad(); loss = self.compute_loss(); loss.backward(); "
+                "return loss."
+            )
         own = {id(p) for p in components.parameters_of(optimizer)}
         if own and trainer.model is not None and is_default(trainer, "training_step"):
             known = {id(p) for _, p, _ in Trained(trainer).named()} if known is None else known
@@ -141,6 +149,17 @@ def check_optimizers(trainer: ConvnetTrainer) -> None:
                     "trainer; the run would train nothing. Make the optimizer after the model, from "
                     "self.model.parameters()."
                 )
+
+
+def _needs_a_function(optimizer: Any) -> bool:
+    if not is_a(optimizer, torch.optim.Optimizer):
+        return False
+    try:
+        # Of the class: a scheduler wraps the method of the object.
+        inspect.signature(type(optimizer).step).bind(optimizer)
+    except TypeError:
+        return True
+    return False
 
 
 # ---------------------------------------------------------------- before the batches of an epoch

@@ -79,7 +79,7 @@ class RunState:
     stage: Stage | None = None
     stage_end: int | None = None
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
-    weights_version: int | None = None  # when the first epoch began
+    weights_before: tuple[int, tuple[float, ...]] | None = None  # when the first epoch began
     untrained: set[tuple[str, int]] | None = None  # names and ids of parameters in no optimizer; None before a batch
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: Best | None = None

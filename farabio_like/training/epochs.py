@@ -8,11 +8,12 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .. import components
 from ..checks import hooks
-from ..components import inventory
+from ..components import dtensor, inventory
 from ..data.loaders import NOTHING
 from ..duck_typing import attribute
 from ..errors import ConfigError
@@ -45,7 +46,7 @@ def start_epoch(trainer: ConvnetTrainer) -> None:
     state.trained, state.loaded = True, None
     trainer.epoch_metrics = {}
     own_step = state.progress.last_epoch_done is None and not hooks.is_default(trainer, "training_step")
-    state.weights_version = _weights_version(trainer) if own_step else None
+    state.weights_before = _weights(trainer) if own_step else None
 
 
 def training_ends(trainer: ConvnetTrainer) -> bool:
@@ -70,24 +71,43 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
 
 
 def _check_learning(trainer: ConvnetTrainer) -> None:
-    """Warn of a step of the subclass's own that does nothing that can be seen, in the first epoch."""
+    """Warn of a step of the subclass's own that changes no weights, in the first epoch."""
     state = trainer._run_state
-    seen = trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None or not state.progress.batches
-    if not seen and state.weights_version is not None and _weights_version(trainer) == state.weights_version:
-        gathers = any(p.grad is not None for p in inventory.take(trainer).named_parameters().values())
-        if not gathers and not any(attribute(part, "state") for part in components.each(trainer.optimizer)):
+    before, state.weights_before = state.weights_before, None
+    if before is None or not state.progress.batches or state.skipped or _weights(trainer) != before:
+        return
+    held = inventory.take(trainer)
+    # Steps may have come to nothing: of a rate of 0, of gradients that overflow in fp16.
+    if any(attribute(part.value, "state") for part in held.optimizers) or (state.stepping and state.stepping.overflows):
+        return
+    name = f"{type(trainer).__name__}.training_step"
+    if any(p.grad is not None for p in held.named_parameters().values()):
+        # A step that gathers over a whole epoch has no optimizer that could be forgotten.
+        if held.optimizers:
             warnings.warn(
-                f"{type(trainer).__name__}.training_step has set no self.loss and changed no weights in epoch "
-                f"{trainer._epoch}. What it returns is not used: call self.loss_backward() and self.optimizer_step() "
-                "in it, or override compute_loss.",
+                f"{name} has gathered gradients and changed no weights in epoch {trainer._epoch}. Call "
+                "self.optimizer_step() in it.",
                 stacklevel=5,
             )
+    elif not (trainer.epoch_metrics.get("train") or vars(trainer).get("loss") is not None):
+        warnings.warn(
+            f"{name} has set no self.loss and changed no weights in epoch {trainer._epoch}. What it returns is not "
+            "used: call self.loss_backward() and self.optimizer_step() in it, or override compute_loss.",
+            stacklevel=5,
+        )
+    elif held.optimizers:
+        warnings.warn(
+            f"{name} has changed no weights in epoch {trainer._epoch}. Call self.loss_backward() and "
+            "self.optimizer_step() in it.",
+            stacklevel=5,
+        )
 
 
-def _weights_version(trainer: ConvnetTrainer) -> int:
-    """Return a number that changes when a weight is written to."""
-    parameters = inventory.take(trainer).named_parameters().values()
-    return sum(p._version for p in parameters if not p.is_inference())
+def _weights(trainer: ConvnetTrainer) -> tuple[int, tuple[float, ...]]:
+    """Return what changes when a weight is written to, also past its count of writes, as by ``parameter.data``."""
+    parameters = [p for p in inventory.take(trainer).named_parameters().values() if not p.is_inference()]
+    sums = tuple(dtensor.local(p.detach()).sum(dtype=torch.float64).item() for p in parameters)
+    return sum(p._version for p in parameters), sums
 
 
 def add_to_history(trainer: ConvnetTrainer) -> None:

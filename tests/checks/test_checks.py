@@ -454,10 +454,11 @@ def test_an_attribute_that_does_not_exist():
         ),
         (lambda t: ((t.outputs - t.targets) ** 2).mean().item(), "a float"),
         (lambda t: None, "None"),
-        (lambda t: {"loss": t.outputs.mean()}, "a dict"),
+        (lambda t: {"loss": t.outputs.mean()}, "a dict, {'loss': float32 ()}"),
+        (lambda t: (t.outputs.mean(), t.outputs), "a tuple, (float32 (), float32 (4, 1));"),
         (lambda t: torch.zeros(0, requires_grad=True), "a tensor of shape (0,)"),
     ],
-    ids=["vector", "no gradient", "float", "None", "dict", "empty"],
+    ids=["vector", "no gradient", "float", "None", "dict", "tuple", "empty"],
 )
 def test_a_loss_that_cannot_be_minimised(loss, found):
     class Losing(Steps):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from farabio_like import ConfigError, Stage
+from farabio_like import ConfigError, HookError, Stage
 from farabio_like.callbacks import EMA, Freeze
 
 from ..trainers import Tiny
@@ -276,3 +276,46 @@ def test_of_a_run_that_goes_on_it_is_told_too():
     trainer = Stops({"_logdir": "runs"})
     with pytest.warns(UserWarning, match="in epoch 3 2 trainable parameters have come"):
         trainer.train(resume=True)
+
+
+# ---------------------------------------------------------------- optimizers that call the loss themselves
+
+
+class Lbfgs(Tiny):
+    def build_model(self):
+        super().build_model()
+        self.optimizer = torch.optim.LBFGS(self.model.parameters(), lr=0.5, max_iter=4)
+
+
+def test_lbfgs_is_told_the_code():
+    with pytest.raises(HookError) as caught:
+        Lbfgs().train()
+    for word in ("step() of self.optimizer, a LBFGS, needs a function", "self.optimizer.step(self.closure)"):
+        assert word in str(caught.value)
+
+
+def test_and_that_code_is_right():
+    class Told(Lbfgs):
+        def training_step(self):
+            self.loss = self.optimizer.step(self.closure)
+
+        def closure(self):
+            self.optimizer.zero_grad()
+            loss = self.compute_loss()
+            loss.backward()
+            return loss
+
+    trainer, by_hand = Told(), Lbfgs()
+    assert told(trainer) == []
+    model, optimizer = by_hand.model, by_hand.optimizer
+    for _ in range(2):
+        for x, y in by_hand.train_loader:
+
+            def closure(x=x, y=y):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    assert torch.equal(trainer.model.weight, model.weight)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from farabio_like import checkpoint, components
-from farabio_like.checks import run as run_checks
+from farabio_like.checks import trained as trained_checks
 from farabio_like.components import inventory
 from farabio_like.distributed import ddp, fsdp
 from farabio_like.resume import attributes, capture
@@ -312,8 +312,9 @@ def test_an_optimizer_of_bare_parameters_trains_something():
     trainer = Several()
     trainer.model = nn.ModuleDict({"a": trainer.first})
     trainer.optimizer = SGD([trainer.bias["b"], trainer.factor], lr=0.1)
-    with pytest.warns(UserWarning, match="2 trainable parameters are in no optimizer"):
-        run_checks._check_optimizers(trainer, inventory.take(trainer))
+    trained_checks.check_optimizers(trainer)
+    with pytest.warns(UserWarning, match="trainable parameters are in no optimizer.*: a.weight, a.bias"):
+        trained_checks.check_parameters(trainer)
 
 
 # ---------------------------------------------------------------- a run with such objects

@@ -522,9 +522,36 @@ def test_a_step_that_only_returns_its_loss():
             self.criterion(self.model(self.inputs), self.targets).backward()
             self.optimizer.step()
 
+    class NoBackward(Tiny):
+        def training_step(self):
+            self.loss = self.compute_loss()
+
+    class NoStep(Tiny):
+        def training_step(self):
+            self.optimizer_zero_grad()
+            self.loss = self.compute_loss()
+            self.loss_backward()
+
+    class PastTheCount(Tiny):
+        def training_step(self):
+            self.model.zero_grad()
+            self.loss = self.compute_loss()
+            self.loss.backward()
+            for parameter in self.model.parameters():
+                parameter.data -= 0.1 * parameter.grad
+
+    class Resting(ByHand):
+        def build_model(self):
+            super().build_model()
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
+
     (message,) = warned(Returns)
     assert "Returns.training_step has set no self.loss and changed no weights in epoch 1" in message
-    assert warned(ByHand) == []
+    (message,) = warned(NoBackward)
+    assert message.startswith("NoBackward.training_step has changed no weights in epoch 1. Call self.loss_backward()")
+    (message,) = warned(NoStep)
+    assert message.startswith("NoStep.training_step has gathered gradients and changed no weights in epoch 1. Call")
+    assert warned(ByHand) == warned(PastTheCount) == warned(Resting) == []
 
 
 def test_schedulers_that_nothing_steps():
