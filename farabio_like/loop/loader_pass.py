@@ -19,7 +19,7 @@ from ..callbacks import dispatch
 from ..checks import hooks
 from ..data import prefetch
 from ..data.loaders import NOTHING
-from ..distributed import ddp
+from ..distributed import ddp, division
 from ..distributed import loaders as rank_loaders
 from ..errors import HookError
 from ..loggers.console import Bar, Heartbeat
@@ -163,11 +163,8 @@ def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
                     look = heartbeat.look(done)
             if requests.stop_loader or requests.exit_asked or requests.stop:
                 break
-    except GeneratorExit:
-        one.break_off()
-        raise
-    except Exception:
-        one.fail()
+    except (GeneratorExit, Exception) as error:
+        one.break_off() if isinstance(error, GeneratorExit) else one.fail()
         raise
     finally:
         one.close()
@@ -211,11 +208,8 @@ def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Ite
             if requests.stop_loader or requests.exit_asked:
                 state.progress.left_early = requests.exit_asked
                 break
-    except GeneratorExit:
-        one.break_off()
-        raise
-    except Exception:
-        one.fail()
+    except (GeneratorExit, Exception) as error:
+        one.break_off() if isinstance(error, GeneratorExit) else one.fail()
         raise
     finally:
         one.close()
@@ -263,7 +257,8 @@ class LoaderPass:
     def __init__(self, trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> None:
         state, loss = trainer._run_state, vars(trainer).get("loss")
         training = name == "train"
-        self.trainer, self.name, self.given, self.number, self.tally = trainer, name, items, 0, None
+        self.trainer, self.name, self.given, self.number = trainer, name, items, 0
+        self.tally: division.Tally | None = None
         self.nested = state.item is not NOTHING
         self.means = RunningMeans()
         self.counts = hooks.is_default(trainer, "batch_size_of")
