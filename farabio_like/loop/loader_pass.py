@@ -175,11 +175,8 @@ def _training(trainer: ConvnetTrainer, items: Iterable[Any]) -> Iterator[Any]:
                     look = heartbeat.look(done)
             if requests.stop_loader or requests.exit_asked or requests.stop:
                 break
-    except GeneratorExit:
-        one.break_off()
-        raise
-    except Exception:
-        one.fail()
+    except (GeneratorExit, Exception) as error:
+        one.break_off() if isinstance(error, GeneratorExit) else one.fail()
         raise
     finally:
         one.close()
@@ -224,11 +221,8 @@ def _evaluation(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Ite
             if requests.stop_loader or requests.exit_asked:
                 state.progress.left_early = requests.exit_asked
                 break
-    except GeneratorExit:
-        one.break_off()
-        raise
-    except Exception:
-        one.fail()
+    except (GeneratorExit, Exception) as error:
+        one.break_off() if isinstance(error, GeneratorExit) else one.fail()
         raise
     finally:
         one.close()

@@ -171,7 +171,8 @@ def _evaluated_version(trainer: ConvnetTrainer) -> int:
     """Return a number that changes when a weight, or an average of the weights, is written to."""
     averages = [attribute(callback, "_averages") for callback in components.each(trainer.callbacks, list, tuple)]
     found = [average for held in averages if isinstance(held, dict) for average in held.values()]
-    return _weights_version(trainer) + sum(average._version for average in found if isinstance(average, Tensor))
+    tensors = [*inventory.take(trainer).named_parameters().values(), *(t for t in found if isinstance(t, Tensor))]
+    return sum(tensor._version for tensor in tensors if not tensor.is_inference())
 
 
 def settle_evaluations(trainer: ConvnetTrainer, can_be_best: bool = True) -> bool:
