@@ -186,25 +186,28 @@ def shard_loaders(trainer: ConvnetTrainer) -> None:
 
 def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     """Return the sharded loader for a pass; hooks may have set another one since the trainer was built."""
-    shard_loaders(trainer)
     if name != "train":
         ddp.sync_buffers(trainer)
+    if trainer._run_state.of_other_loader and name == "valid":  # hooks tell it by ``self.valid_loader is ...``
+        return shard_loader(loader)
+    shard_loaders(trainer)
     sampler = attribute(loader, "sampler")
     if name == "train" and isinstance(sampler, DistributedSampler):
         sampler.set_epoch(trainer._epoch)
     return getattr(trainer, f"{name}_loader")
 
 
-def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any]) -> Iterator[Any]:
+def items_of_rank(trainer: ConvnetTrainer, name: str, items: Iterable[Any], loader: Any = None) -> Iterator[Any]:
     """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
 
     Before each training item the ranks' shares in the step are noted, by which the gradients are weighted. A rank
     that has no samples for a step, while others have, learns from a stand-in of weight zero, which counts nowhere.
+    The shares are those of `loader`, by default of the trainer's own.
     Where the model is in shards an evaluation has stand-ins too, for a forward pass needs all ranks.
     """
     training = name == "train"
     together = training or fsdp.are_in(trainer)
-    sampler: Any = attribute(getattr(trainer, f"{name}_loader"), "batch_sampler")
+    sampler: Any = attribute(getattr(trainer, f"{name}_loader") if loader is None else loader, "batch_sampler")
     planned = is_a(sampler, RankBatchSampler)
     before = sampler.plan if planned else None
     iterator = iter(items)

@@ -60,7 +60,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
         forget_parts(trainer)
     if state.ranks is not None:
         loader = rank_loaders.loader_of_pass(trainer, name, loader)
-    loader = apart(trainer, loader)
+    loader = state.to_read = apart(trainer, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     if name == "train":
@@ -260,7 +260,7 @@ class LoaderPass:
         self.outer = state.loader, state.requests.stop_loader
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch = ""
-        self.reader = getattr(trainer, f"{name}_loader")
+        self.reader = state.to_read
         state.readers.append(self.reader)
         if training:
             state.means, state.metric_objects = self.means, self.objects
@@ -283,7 +283,7 @@ class LoaderPass:
         if trainer._prefetch:
             items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
         if state.ranks is not None:
-            items = rank_loaders.items_of_rank(trainer, self.name, items)
+            items = rank_loaders.items_of_rank(trainer, self.name, items, self.reader)
             if self.name == "train":
                 state.ranks.agreement.begin()
         return items
