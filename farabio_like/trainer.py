@@ -36,7 +36,7 @@ from .optim import steps as optim_steps
 from .resume import data as resume_data
 from .resume import saving
 from .state import rank_requests, run_state, signals
-from .training import drawing, epochs, testing
+from .training import drawing, epochs, monitor, testing
 from .training import run as run_ends
 from .training import stages as stage_runs
 
@@ -357,7 +357,7 @@ class ConvnetTrainer(Settings):
             dispatch.fire(self, "on_train_epoch_end")
         rank_requests.agree(self)
         epochs.begin_evaluation(self)
-        if epochs.evaluation_is_due(self):
+        if monitor.evaluation_is_due(self):
             with evaluation.of_epoch(self):
                 self.evaluate_epoch()
         epochs.add_to_history(self)

@@ -238,9 +238,11 @@ def _is_known(loader: Any, left: dict[int, Any]) -> bool:
 
 def loader_of_pass(trainer: ConvnetTrainer, name: str, loader: Any) -> Any:
     """Return the sharded loader for a pass; hooks may have set another one since the trainer was built."""
-    shard_loaders(trainer)
     if name != "train":
         ddp.sync_buffers(trainer)
+    if trainer._run_state.of_other_loader and name == "valid":  # hooks tell it by ``self.valid_loader is ...``
+        return shard_loader(loader)
+    shard_loaders(trainer)
     if name == "train":
         division.set_epoch(loader, trainer._epoch)
     return getattr(trainer, f"{name}_loader")
@@ -257,6 +259,7 @@ def items_of_rank(
     items: Iterable[Any],
     by_plan: bool = True,
     tally: division.Tally | None = None,
+    loader: Any = None,
 ) -> Iterator[Any]:
     """Yield the items of a pass over this rank's part of a loader, so that all ranks end it together.
 
@@ -272,10 +275,12 @@ def items_of_rank(
     by_plan : bool
         A batch counts as many samples as its loader has put into it; else as many as the trainer's own method says.
     tally : division.Tally, optional
+    loader : iterable of batches, optional
+        Whose plan says the shares; default: the trainer's own.
     """
     training = name == "train"
     together = training or fsdp.are_in(trainer)
-    sampler: Any = attribute(getattr(trainer, f"{name}_loader"), "batch_sampler")
+    sampler: Any = attribute(getattr(trainer, f"{name}_loader") if loader is None else loader, "batch_sampler")
     planned = is_a(sampler, RankBatchSampler)
     before = sampler.plan if planned else None
     if tally is not None and tally.wanted:

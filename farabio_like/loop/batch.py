@@ -93,7 +93,8 @@ def outer_batch_kept(trainer: ConvnetTrainer) -> Iterator[None]:
     state, own = trainer._run_state, vars(trainer)
     held = (*BATCH_ATTRIBUTES, "loader_metrics", "_next_loop")
     under_way = {name: own[name] for name in held if name in own}
-    item, lent, skip, initial_loss = state.item, state.lent, state.skip, state.initial_loss
+    item, lent, skip = state.item, state.lent, state.skip
+    initial_loss, to_read = state.initial_loss, state.to_read
     left_early, stop_loader = state.progress.left_early, state.requests.stop_loader
     trainer.batch_metrics, trainer._next_loop = {}, False
     try:
@@ -102,5 +103,6 @@ def outer_batch_kept(trainer: ConvnetTrainer) -> Iterator[None]:
         for name in held:
             own.pop(name, None)
         own.update(under_way)
-        state.item, state.lent, state.skip, state.initial_loss = item, lent, skip, initial_loss
+        state.item, state.lent, state.skip = item, lent, skip
+        state.initial_loss, state.to_read = initial_loss, to_read
         state.progress.left_early, state.requests.stop_loader = left_early, stop_loader

@@ -62,7 +62,7 @@ def prepare_items(trainer: ConvnetTrainer, name: str, loader: Any, items: Any) -
         forget_parts(trainer)
     if state.ranks is not None:
         loader = rank_loaders.loader_of_pass(trainer, name, loader)
-    loader = apart(trainer, loader)
+    loader = state.to_read = apart(trainer, loader)
     seed = None if trainer._seed is None else (trainer._seed, name, trainer._epoch)
     items = items if loader is None else data.Items(loader, name, seed)
     state.counter = _counter(trainer, name, loader, items)
@@ -299,7 +299,7 @@ class LoaderPass:
         trainer._next_loop = state.skip = False  # no batch of this pass is under way
         state.loader, state.initial_loss, state.requests.stop_loader = name, None, False
         state.broken_batch, state.criterion = "", None
-        self.reader = getattr(trainer, f"{name}_loader")
+        self.reader = state.to_read
         state.readers.append(self.reader)
         if training:
             state.means, state.metric_objects = self.means, self.objects
@@ -325,7 +325,7 @@ class LoaderPass:
             items = prefetch.prefetched(items, trainer.device, torch.channels_last if trainer._channels_last else None)
         if state.ranks is not None:
             self.tally = rank_loaders.tally_of_pass(trainer, self.name)
-            items = rank_loaders.items_of_rank(trainer, self.name, items, self.counts, self.tally)
+            items = rank_loaders.items_of_rank(trainer, self.name, items, self.counts, self.tally, self.reader)
             if self.name == "train":
                 state.ranks.agreement.begin()
         return items

@@ -65,6 +65,7 @@ class RunState:
     failed_event: str = ""  # in which a callback has raised
     evaluating: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # under way: kind, where means go
     own_evaluation: bool = False  # the run evaluates, no hook of a subclass or a callback
+    to_read: Any = None  # the loader of the pass that begins
     readers: list[Any] = field(default_factory=list)  # the loaders that are being read, the outermost first
     unsettled: list[tuple[dict[str, Any], int]] = field(default_factory=list)  # evaluations, and weights' versions
     settle: Callable[[], bool] | None = None  # writes them after the batch; returns whether one of them is the best

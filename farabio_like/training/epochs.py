@@ -27,8 +27,7 @@ from ..state import rank_requests, signals
 from ..state.run_state import is_last_epoch, last_epoch
 from . import drawing
 from .best import note_best
-from .monitor import evaluation_is_due as evaluation_is_due
-from .monitor import of_settings
+from .monitor import evaluation_is_due, of_settings
 from .schedulers import follows_metric, step_schedulers
 
 if TYPE_CHECKING:
@@ -161,8 +160,13 @@ def note_evaluation(trainer: ConvnetTrainer, metrics: Mapping[str, Any], of_othe
 
 
 def _stands_for_own(trainer: ConvnetTrainer) -> bool:
-    """Return whether an evaluation in a hook after the training batches is the only one of the epoch."""
+    """Return whether an evaluation in a hook after the training batches is the only one of the epoch.
+
+    So is that of a subclass with epochs of its own.
+    """
     progress = trainer._run_state.progress
+    if not hooks.is_default(trainer, "train_loop", "train_epoch"):
+        return True
     ended = progress.phase == "train" and progress.batches > 0 and trainer._run_state.loader is None
     return ended and not evaluation_is_due(trainer)
 

@@ -138,10 +138,11 @@ class Monitor:
         """Return of which part the metric is; between two evaluations it is that of the evaluation."""
         if self.part is not None:
             return self.part
-        earlier = _earlier(trainer)
-        if any(self.metric in entry.get("valid", {}) for entry in (metrics, *earlier)):
+        if self.metric in metrics.get("valid", {}):
             return "valid"
-        return "valid" if evaluates(trainer) and not _was_evaluated(trainer, earlier) else "train"
+        if any(self.metric in entry.get("valid", {}) for entry in _earlier(trainer)):
+            return "valid"
+        return "valid" if evaluates(trainer) and not _was_evaluated(trainer) else "train"
 
     def _may_come(self, trainer: ConvnetTrainer, part: str) -> bool:
         """Return whether the metric may be missing in this epoch."""
@@ -288,20 +289,24 @@ def evaluation_is_due(trainer: ConvnetTrainer, first: bool = False) -> bool:
     return True
 
 
-def _earlier(trainer: ConvnetTrainer) -> list[dict[str, Any]]:
-    """Return the epochs before this one, of the same stage."""
+def _earlier(trainer: ConvnetTrainer) -> Iterator[dict[str, Any]]:
+    """Yield the epochs before this one, of the same stage, the newest first."""
     state = trainer._run_state
     first = 0
     if state.stage is not None and state.stage_end is not None:
         first = state.stage_end - state.stage.num_epochs + 1
-    return [entry for entry in state.history if first <= entry["epoch"] < trainer._epoch]
+    for entry in reversed(state.history):
+        if entry["epoch"] < first:
+            return
+        if entry["epoch"] < trainer._epoch:
+            yield entry
 
 
-def _was_evaluated(trainer: ConvnetTrainer, earlier: list[dict[str, Any]]) -> bool:
+def _was_evaluated(trainer: ConvnetTrainer) -> bool:
     """Return whether the loop has evaluated this epoch or one before."""
     if evaluation_is_due(trainer) and not trainer._run_state.progress.left_early:
         return True
-    return any(entry["epoch"] % trainer._eval_interval == 0 and entry.get("valid") for entry in earlier)
+    return any(entry["epoch"] % trainer._eval_interval == 0 and entry.get("valid") for entry in _earlier(trainer))
 
 
 # ---------------------------------------------------------------- before the run

@@ -187,6 +187,18 @@ def test_metrics_of_an_epoch_that_goes_on_with_more_ranks_are_whole(results, tmp
     assert (said in " ".join(printed.split())) is bool(left_out)
 
 
+def test_evaluations_within_an_epoch_are_those_of_one_process(tmp_path):
+    found = []
+    for ranks in (1, 2, 3):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        torchrun(ranks, WORKERS, folder, "nested", folder=folder)
+        found += [json.loads((folder / f"rank{rank}.json").read_text())["nested"] for rank in range(ranks)]
+    assert [len(entry["evaluations"]) for entry in found[0]["history"]] == [3, 3]
+    for other in found[1:]:
+        assert same(other, found[0], 1e-6), other
+
+
 def test_a_learning_rate_test_is_the_same_on_all_ranks(results):
     alone = results[1]["ranks"][0]["rates"]
     assert 3 < len(alone["losses"]) < 30  # it was left early

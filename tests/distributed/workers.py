@@ -23,6 +23,7 @@ from farabio_like.callbacks import (
     FunctionMetric,
     IoU,
     LearningRateMonitor,
+    PeriodicEvaluation,
     PrecisionRecallF1,
     SavePredictions,
     TorchMetric,
@@ -447,6 +448,29 @@ class Measured(Base):
 
 def measured():
     return trained(Measured)["history"]
+
+
+class Nested(Base):
+    """Evaluates within the epoch, on its own loader and on further ones, also within an evaluation."""
+
+    def define_train_attr(self):
+        self.night = DataLoader(samples(7), batch_size=3)
+        self.metrics = {"torchmetrics": torchmetrics.Accuracy("multiclass", num_classes=2)}
+        self.callbacks = [Accuracy(prefix="all_"), PeriodicEvaluation(self.night, "night", every_steps=2)]
+
+    def on_end_training_batch(self):
+        if self.step % 2:
+            self.evaluate_epoch()
+
+    def on_evaluate_epoch_end(self):
+        if self.valid_loader is not self.night:
+            self.loader_metrics["late"] = self.evaluate_loader(self.night)["loss"]
+
+
+def nested():
+    found = trained(Nested, _logdir="runs")
+    best = torch.load("runs/Nested/1/checkpoints/best.ckpt", weights_only=True)
+    return {**found, "best": [best["step"], best["run"]["best"]]}
 
 
 def measured_on():

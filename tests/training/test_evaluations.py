@@ -262,3 +262,16 @@ def test_what_a_search_evaluates_is_no_line():
 
     trainer = run(Searches)
     assert [step for _, step, _ in within(trainer)] == [2, 4, 7, 9]
+
+
+def test_a_subclass_with_epochs_of_its_own_has_its_evaluation_in_the_epoch():
+    class Own(Tiny):
+        def train_epoch(self):
+            for item in enumerate(self.train_loader):
+                self.train_batch(item)
+            self.evaluate_epoch()
+
+    trainer = Own({"_logdir": "runs"})
+    history = trainer.train()
+    assert not within(trainer) and len(lines_of(trainer)) == 2
+    assert trainer._run_state.best.value == min(entry["valid"]["loss"] for entry in history)
