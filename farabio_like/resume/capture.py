@@ -55,8 +55,12 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         For a part whose state holds something else, with its name.
     """
     state, held = trainer._run_state, inventory.take(trainer)
-    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
-    found = {**({} if records and "model" in records else _of_now(trainer, held)), **(records or _small(trainer, held))}
+    records = (state.progress.evaluation_records if state.progress.phase == "evaluate" else None) or {}
+    found = {
+        **({} if "model" in records else _of_now(trainer, held)),
+        **({} if "inside" in records else _small(trainer, held)),
+        **records,
+    }
     done = state.progress.last_epoch_done
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
@@ -126,15 +130,21 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
     put other weights into the model meanwhile. So of a run with such hooks, or callbacks of the user's, a copy of the
     weights is kept, on the CPU; optimizers, which nobody lends, are not copied.
     """
-    state, held = trainer._run_state, inventory.take(trainer)
-    records = _small(trainer, held)
+    state = trainer._run_state
+    _, users_code, users_hooks = state.watched
     averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
-    records = {
+    records: dict[str, Any] = {
         # Averages of weights, which are large, do not change in an evaluation.
-        "callbacks": [e if a else checkpoint.snapshot(e) for e, a in zip(records["callbacks"], averages, strict=True)],
-        **{name: checkpoint.snapshot(records[name]) for name in ("attributes", "objects", "inside")},
+        "callbacks": [
+            e if a else checkpoint.snapshot(e) for e, a in zip(callback_states(trainer), averages, strict=True)
+        ],
+        "attributes": changed_attributes(trainer),
     }
-    if runs_users_code(trainer):
+    if users_code or users_hooks:
+        held = inventory.take(trainer)
+        small = _small(trainer, held)
+        records |= {name: checkpoint.snapshot(small[name]) for name in ("objects", "inside")}
+    if users_hooks:
         now = _of_now(trainer, held)
         if not fsdp.are_in(trainer):
             networks = {name: part for name, part in now["components"].items() if "shapes" not in part}
@@ -145,15 +155,29 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
 
 
 _HOOKS = ("evaluate_epoch", "on_evaluate_epoch_start", "on_evaluate_epoch_end", "on_epoch_end")
+_BEGINS = ("train_loop", "train_epoch", "on_train_epoch_start")
 _EVENTS = (*_HOOKS[1:], "on_evaluate_batch_start", "on_evaluate_batch_end")
 
 
-def runs_users_code(trainer: ConvnetTrainer) -> bool:
-    """Return whether hooks or callbacks of the user's are called around an evaluation, or at the end of an epoch."""
-    if not hooks.is_default(trainer, *_HOOKS):
-        return True
-    heard = trainer._run_state.listeners
-    return any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
+_IN_EVALUATIONS = (
+    *("on_evaluate_batch_start", "evaluate_batch", "on_evaluate_batch_end", "compute_loss", "forward", "take_batch"),
+    *("to_device", "autocast", "batch_size_of"),
+)
+
+
+def note_hooks(trainer: ConvnetTrainer) -> None:
+    """Note, once for a run, what has to be kept of the beginnings of its epochs and evaluations.
+
+    That is whether something changes at the beginning of an epoch; whether code of the user's runs in an evaluation;
+    and whether hooks or callbacks of the user's are called around one, or at the end of an epoch.
+    """
+    state = trainer._run_state
+    heard = state.listeners
+    around = not hooks.is_default(trainer, *_HOOKS)
+    around = around or any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
+    within = state.users_parts or not hooks.is_default(trainer, *_IN_EVALUATIONS)
+    begins = state.users_parts or "on_train_epoch_start" in heard or not hooks.is_default(trainer, *_BEGINS)
+    state.watched = begins, within, around
 
 
 def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:

@@ -46,6 +46,7 @@ _MAY_CHANGE = tuple(f"_{name}" for name in OF_A_STAGE)  # in the course of a run
 _OF_TORCH = (torch.dtype, torch.device, torch.Size)
 _OF_A_MODULE = frozenset(vars(nn.Module()))  # its tables and hooks
 _HELD_BY_THE_RUN = ("metrics", "callbacks", "loggers")
+_LEAVES = frozenset((*PLAIN, Tensor, nn.Parameter, np.ndarray, FunctionType))
 _NEW = object()
 
 
@@ -65,7 +66,8 @@ class _Walk:
             return
         if issubclass(kind, (list, tuple, dict)):
             if len(value) <= MOST_PARTS:
-                for key, part in list(dict.items(value) if issubclass(kind, dict) else enumerate(value)):
+                pairs = list(dict.items(value) if issubclass(kind, dict) else enumerate(value))
+                for key, part in pairs if set(map(type, dict(pairs).values())) - _LEAVES else ():
                     self.enter(f"{where}[{key!r}]", part, depth + 1)
             return
         if issubclass(kind, nn.Module):
@@ -75,7 +77,8 @@ class _Walk:
         self.seen.add(id(value))
         self.found[where] = value
         for name, part in _fields(value).items():
-            self.enter(f"{where}.{name}", part, depth + 1)
+            if type(part) not in _LEAVES:
+                self.enter(f"{where}.{name}", part, depth + 1)
         if issubclass(kind, nn.Module):
             for name, child in value._modules.items():
                 self.enter(f"{where}.{name}", child, depth)
@@ -120,7 +123,9 @@ def _holders(trainer: ConvnetTrainer, held: Inventory) -> dict[str, dict[str, An
                     walk.enter(part.where, part.value)
         else:
             for name in _LOADERS:
-                walk.enter(name, getattr(trainer, name), root=not is_a(getattr(trainer, name), (list, tuple, dict)))
+                loader = getattr(trainer, name)
+                if not is_a(loader, (list, tuple)):  # of batches
+                    walk.enter(name, loader, root=not is_a(loader, dict))
             for part in parts:
                 if is_a(part.value, _ROOTS) or not user_objects.is_record(part.value):
                     walk.enter(part.where, part.value)
@@ -169,6 +174,7 @@ def note(trainer: ConvnetTrainer, held: Inventory) -> None:
     every = _every(trainer, held)
     state.structures_before = {where: _structure(holder) for where, holder in every.items()}
     state.layers_before = {where: holder for where, holder in every.items() if layers.is_bare(holder)}
+    state.users_parts = any(type(holder).__module__.partition(".")[0] != "torch" for holder in every.values())
 
 
 def note_settings(trainer: ConvnetTrainer) -> None:

@@ -40,9 +40,10 @@ class Progress:
         Random numbers when the epoch began, and its evaluation.
     evaluation_records : dict or None
         What a checkpoint holds of the moment when the evaluation began, see `resume.capture`.
-    began : dict
-        What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`.
-    layouts : dict
+    began : dict or None
+        What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`; None where that
+        is what they have changed now.
+    layouts : dict or None
         Which parameters the optimizers had then, see `resume.optimizers`.
     """
 
@@ -58,8 +59,8 @@ class Progress:
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_rng: dict[str, Any] = field(default_factory=dict)
     evaluation_records: dict[str, Any] | None = None
-    began: dict[str, Any] = field(default_factory=dict)
-    layouts: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, Any] | None = None
+    layouts: dict[str, Any] | None = None
 
     @property
     def complete_step(self) -> int:

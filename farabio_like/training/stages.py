@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..callbacks import dispatch
 from ..components import inventory
 from ..loggers import run as loggers
-from ..resume import attributes, inside, optimizers
+from ..resume import attributes, capture, inside, optimizers
 from ..state.run_state import first_epoch
 from .best import evaluation_is_due
 
@@ -26,6 +26,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         inside.note(trainer, inventory.take(trainer))
         state.noted = id(trainer)
     optimizers.note_built(trainer)
+    capture.note_hooks(trainer)
     if trainer._stages is None:
         state.resumption.parts(trainer)
         yield
