@@ -104,7 +104,7 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         lent |= own_weights() if own_weights is not None else {}
     parts = components_of(trainer, held)
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
-    layouts = optimizers.layouts(trainer, held)
+    layouts = optimizers.layouts(trainer, held) if trainer._run_state.watched[3] else {}
     return {
         "model": components.model_state(components.model_of(trainer, held), lent),
         "averages": {name: average for name, average in averages.items() if average},
@@ -119,7 +119,7 @@ def _small(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         "callbacks": callback_states(trainer),
         "attributes": changed_attributes(trainer),
         "objects": own_objects(trainer, held, components_of(trainer, held)),
-        "inside": inside.changed(trainer, held),
+        "inside": inside.changed(trainer, held) if trainer._run_state.watched[3] else {},
     }
 
 
@@ -131,7 +131,7 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
     weights is kept, on the CPU; optimizers, which nobody lends, are not copied.
     """
     state = trainer._run_state
-    _, users_code, users_hooks = state.watched
+    _, users_code, users_hooks, _ = state.watched
     averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
     records: dict[str, Any] = {
         # Averages of weights, which are large, do not change in an evaluation.
@@ -155,6 +155,8 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
 
 
 _HOOKS = ("evaluate_epoch", "on_evaluate_epoch_start", "on_evaluate_epoch_end", "on_epoch_end")
+_BUILD = ("define_", "default_", "init_", "get_", "build_", "load_")
+_IN_A_RUN = tuple(n for n in (*hooks.HOOKS, *hooks.CALLED_BY, *hooks.ARGUMENTS) if not n.startswith(_BUILD))
 _BEGINS = ("train_loop", "train_epoch", "on_train_epoch_start")
 _EVENTS = (*_HOOKS[1:], "on_evaluate_batch_start", "on_evaluate_batch_end")
 
@@ -169,7 +171,8 @@ def note_hooks(trainer: ConvnetTrainer) -> None:
     """Note, once for a run, what has to be kept of the beginnings of its epochs and evaluations.
 
     That is whether something changes at the beginning of an epoch; whether code of the user's runs in an evaluation;
-    and whether hooks or callbacks of the user's are called around one, or at the end of an epoch.
+    whether hooks or callbacks of the user's are called around one, or at the end of an epoch; and whether any code of
+    the user's runs at all, which could change what nobody else does.
     """
     state = trainer._run_state
     heard = state.listeners
@@ -177,7 +180,9 @@ def note_hooks(trainer: ConvnetTrainer) -> None:
     around = around or any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
     within = state.users_parts or not hooks.is_default(trainer, *_IN_EVALUATIONS)
     begins = state.users_parts or "on_train_epoch_start" in heard or not hooks.is_default(trainer, *_BEGINS)
-    state.watched = begins, within, around
+    ours = all(dispatch.is_ours(listener) for listeners in heard.values() for listener in listeners)
+    anything = begins or within or around or not ours or not hooks.is_default(trainer, *_IN_A_RUN)
+    state.watched = begins, within, around, anything
 
 
 def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:
