@@ -56,8 +56,12 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
         For a part whose state holds something else, with its name.
     """
     state, held = trainer._run_state, inventory.take(trainer)
-    records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
-    found = {**({} if records and "model" in records else _of_now(trainer, held)), **(records or _small(trainer, held))}
+    records = (state.progress.evaluation_records if state.progress.phase == "evaluate" else None) or {}
+    found = {
+        **({} if "model" in records else _of_now(trainer, held)),
+        **({} if "inside" in records else _small(trainer, held)),
+        **records,
+    }
     done = state.progress.last_epoch_done
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
@@ -102,7 +106,7 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         lent |= own_weights() if own_weights is not None else {}
     parts = components_of(trainer, held)
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
-    layouts = optimizers.layouts(trainer, held)
+    layouts = optimizers.layouts(trainer, held) if trainer._run_state.watched[3] else {}
     return {
         "model": components.model_state(components.model_of(trainer, held), lent),
         "averages": {name: average for name, average in averages.items() if average},
@@ -117,7 +121,7 @@ def _small(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         "callbacks": callback_states(trainer),
         "attributes": changed_attributes(trainer),
         "objects": own_objects(trainer, held, components_of(trainer, held)),
-        "inside": inside.changed(trainer, held),
+        "inside": inside.changed(trainer, held) if trainer._run_state.watched[3] else {},
     }
 
 
@@ -128,15 +132,21 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
     put other weights into the model meanwhile. So of a run with such hooks, or callbacks of the user's, a copy of the
     weights is kept, on the CPU; optimizers, which nobody lends, are not copied.
     """
-    state, held = trainer._run_state, inventory.take(trainer)
-    records = _small(trainer, held)
+    state = trainer._run_state
+    _, users_code, users_hooks, _ = state.watched
     averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
-    records = {
+    records: dict[str, Any] = {
         # Averages of weights, which are large, do not change in an evaluation.
-        "callbacks": [e if a else checkpoint.snapshot(e) for e, a in zip(records["callbacks"], averages, strict=True)],
-        **{name: checkpoint.snapshot(records[name]) for name in ("attributes", "objects", "inside")},
+        "callbacks": [
+            e if a else checkpoint.snapshot(e) for e, a in zip(callback_states(trainer), averages, strict=True)
+        ],
+        "attributes": changed_attributes(trainer),
     }
-    if runs_users_code(trainer):
+    if users_code or users_hooks:
+        held = inventory.take(trainer)
+        small = _small(trainer, held)
+        records |= {name: checkpoint.snapshot(small[name]) for name in ("objects", "inside")}
+    if users_hooks:
         now = _of_now(trainer, held)
         if not fsdp.are_in(trainer):
             networks = {name: part for name, part in now["components"].items() if "shapes" not in part}
@@ -147,15 +157,34 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
 
 
 _HOOKS = ("evaluate_epoch", "on_evaluate_epoch_start", "on_evaluate_epoch_end", "on_epoch_end")
+_BUILD = ("define_", "default_", "init_", "get_", "build_", "load_")
+_IN_A_RUN = tuple(n for n in (*hooks.HOOKS, *hooks.CALLED_BY, *hooks.ARGUMENTS) if not n.startswith(_BUILD))
+_BEGINS = ("train_loop", "train_epoch", "on_train_epoch_start")
 _EVENTS = (*_HOOKS[1:], "on_evaluate_batch_start", "on_evaluate_batch_end")
 
 
-def runs_users_code(trainer: ConvnetTrainer) -> bool:
-    """Return whether hooks or callbacks of the user's are called around an evaluation, or at the end of an epoch."""
-    if not hooks.is_default(trainer, *_HOOKS):
-        return True
-    heard = trainer._run_state.listeners
-    return any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
+_IN_EVALUATIONS = (
+    *("on_evaluate_batch_start", "evaluate_batch", "on_evaluate_batch_end", "compute_loss", "forward", "take_batch"),
+    *("to_device", "autocast", "batch_size_of"),
+)
+
+
+def note_hooks(trainer: ConvnetTrainer) -> None:
+    """Note, once for a run, what has to be kept of the beginnings of its epochs and evaluations.
+
+    That is whether something changes at the beginning of an epoch; whether code of the user's runs in an evaluation;
+    whether hooks or callbacks of the user's are called around one, or at the end of an epoch; and whether any code of
+    the user's runs at all, which could change what nobody else does.
+    """
+    state = trainer._run_state
+    heard = state.listeners
+    around = not hooks.is_default(trainer, *_HOOKS)
+    around = around or any(not dispatch.is_ours(listener) for event in _EVENTS for listener in heard.get(event, ()))
+    within = state.users_parts or not hooks.is_default(trainer, *_IN_EVALUATIONS)
+    begins = state.users_parts or "on_train_epoch_start" in heard or not hooks.is_default(trainer, *_BEGINS)
+    ours = all(dispatch.is_ours(listener) for listeners in heard.values() for listener in listeners)
+    anything = begins or within or around or not ours or not hooks.is_default(trainer, *_IN_A_RUN)
+    state.watched = begins, within, around, anything
 
 
 def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:

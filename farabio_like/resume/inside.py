@@ -50,6 +50,7 @@ _OF_A_PASS = (Tensor, Items)
 _FIXED = (*(type(None), bool, int, float, complex, str, bytes), *_OF_TORCH)
 _OF_A_MODULE = frozenset(vars(nn.Module()))  # its tables and hooks
 _HELD_BY_THE_RUN = ("metrics", "callbacks", "loggers")
+_LEAVES = frozenset((*PLAIN, Tensor, nn.Parameter, np.ndarray, FunctionType))
 _NEW = object()
 
 
@@ -71,7 +72,8 @@ class _Walk:
         if issubclass(kind, (list, tuple, dict)):
             if len(value) <= MOST_PARTS:
                 self.containers.append(value)
-                for key, part in list(dict.items(value) if issubclass(kind, dict) else enumerate(value)):
+                pairs = list(dict.items(value) if issubclass(kind, dict) else enumerate(value))
+                for key, part in pairs if set(map(type, dict(pairs).values())) - _LEAVES else ():
                     self.enter(f"{where}[{key!r}]", part, depth + 1)
             return
         if issubclass(kind, nn.Module):
@@ -81,7 +83,8 @@ class _Walk:
         self.seen.add(id(value))
         self.found[where] = value
         for name, part in _fields(value).items():
-            self.enter(f"{where}.{name}", part, depth + 1)
+            if type(part) not in _LEAVES:
+                self.enter(f"{where}.{name}", part, depth + 1)
         if issubclass(kind, nn.Module):
             for name, child in value._modules.items():
                 self.enter(f"{where}.{name}", child, depth)
@@ -128,7 +131,9 @@ def _holders(
                     walk.enter(part.where, part.value)
         else:
             for name in _LOADERS:
-                walk.enter(name, getattr(trainer, name), root=not is_a(getattr(trainer, name), (list, tuple, dict)))
+                loader = getattr(trainer, name)
+                if not is_a(loader, (list, tuple)):  # of batches
+                    walk.enter(name, loader, root=not is_a(loader, dict))
             for part in parts:
                 if is_a(part.value, _ROOTS) or not user_objects.is_record(part.value):
                     walk.enter(part.where, part.value)
@@ -177,6 +182,7 @@ def note(trainer: ConvnetTrainer, held: Inventory) -> None:
     every = _every(trainer, held)
     state.structures_before = {where: _structure(holder) for where, holder in every.items()}
     state.layers_before = {where: holder for where, holder in every.items() if layers.is_bare(holder)}
+    state.users_parts = any(type(holder).__module__.partition(".")[0] != "torch" for holder in every.values())
 
 
 def note_settings(trainer: ConvnetTrainer) -> None:

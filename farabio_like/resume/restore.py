@@ -104,7 +104,8 @@ class Resumption:
         _load_records(trainer, run)
         position = self.position
         # Before the hook that starts the epoch what it found when it was called, after it what is now.
-        found = run.get("inside", {}) if position is None else position.get("began", {})
+        found = None if position is None else position.get("began")
+        found = run.get("inside", {}) if found is None else found
         inside.give_back(trainer, found, "model", "data")
         _note_another(trainer, run.get("unchanged", {}))
         if not weights_only and state.stage is None:

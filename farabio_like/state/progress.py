@@ -46,9 +46,10 @@ class Progress:
         What the epoch's own evaluation has measured.
     evaluation_records : dict or None
         What a checkpoint holds of the moment when the evaluation began, see `resume.capture`.
-    began : dict
-        What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`.
-    layouts : dict
+    began : dict or None
+        What hooks had changed inside modules and data sets when the epoch began, see `resume.inside`; None where that
+        is what they have changed now.
+    layouts : dict or None
         Which parameters the optimizers had then, see `resume.optimizers`.
     """
 
@@ -68,8 +69,8 @@ class Progress:
     trained_evaluations: int = 0
     own_metrics: tuple[str, ...] = ()
     evaluation_records: dict[str, Any] | None = None
-    began: dict[str, Any] = field(default_factory=dict)
-    layouts: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, Any] | None = None
+    layouts: dict[str, Any] | None = None
 
     @property
     def complete_step(self) -> int:

@@ -104,6 +104,8 @@ class RunState:
     objects_before: dict[str, Any] = field(default_factory=dict)  # digests of its records and containers
     marks_before: dict[str, Any] = field(default_factory=dict)  # of all of its objects
     long_before: dict[str, Any] = field(default_factory=dict)  # of its containers with too many entries
+    users_parts: bool = True  # whether some of what is inside of them is of a class of the user's
+    watched: tuple[bool, ...] = (True, True, True, True)  # see `resume.capture.note_hooks`
     noted: int | None = None  # the id of the trainer whose objects were noted; those of a copy are others
     flags_before: dict[str, bool] = field(default_factory=dict)  # requires_grad of its parameters
     inside_before: dict[tuple[str, str], Any] = field(default_factory=dict)  # attributes inside of them

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 def start_epoch(trainer: ConvnetTrainer) -> None:
     """Begin to count an epoch."""
     state = trainer._run_state
-    held = inventory.take(trainer)
-    state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
+    state.progress.began = state.progress.layouts = None
+    if state.watched[0]:  # or nothing differs before and after the hooks that begin the epoch
+        held = inventory.take(trainer)
+        state.progress.began, state.progress.layouts = inside.changed(trainer, held), optimizers.layouts(trainer, held)
     state.schedules.begin_epoch(trainer)
     nonfinite.note_buffers(trainer)
     state.progress.begin_epoch(get_state(*attributes.loaders(trainer)), state.resumption.batches)
@@ -61,7 +63,7 @@ def begin_evaluation(trainer: ConvnetTrainer) -> None:
     """Note that the training of an epoch is complete, for a save while it is evaluated."""
     state = trainer._run_state
     state.resumption.ready(trainer)
-    if state.folder is not None or capture.runs_users_code(trainer):
+    if state.folder is not None or state.watched[2]:
         capture.note_evaluation(trainer)
     state.progress.phase = "evaluate"
     state.progress.trained_evaluations = len(state.progress.evaluations)

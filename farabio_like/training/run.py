@@ -228,7 +228,7 @@ def _forget_run(trainer: ConvnetTrainer) -> None:
     state.means = None
     state.metric_objects = None
     state.resumption.end()
-    state.progress.evaluation_records, state.progress.began = None, {}
+    state.progress.evaluation_records = state.progress.began = state.progress.layouts = None
     state.evaluation_copies.forget()
     state.requests.saves = []
     state.put_off = PutOff()

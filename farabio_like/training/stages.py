@@ -11,7 +11,7 @@ from ..components import inventory
 from ..loggers import run as loggers
 from ..loop import evaluation
 from ..optim import nonfinite
-from ..resume import attributes, inside, optimizers
+from ..resume import attributes, capture, inside, optimizers
 from ..state.run_state import first_epoch
 from .monitor import check_monitors, evaluation_is_due
 
@@ -32,6 +32,7 @@ def stage_by_stage(trainer: ConvnetTrainer) -> Iterator[None]:
         state.noted = id(trainer)
     optimizers.note_built(trainer)
     nonfinite.note_buffers(trainer)
+    capture.note_hooks(trainer)
     if trainer._stages is None:
         state.resumption.parts(trainer)
         yield
