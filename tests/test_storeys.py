@@ -19,7 +19,7 @@ rundir
 loggers
 checks report compare
 optim
-resume.attributes
+resume.attributes resume.contents
 resume.restore
 state
 resume

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..duck_typing import has_methods, has_state
+from ..errors import CheckpointError
 from ..rng import preserved_rng
 
 
@@ -61,7 +62,12 @@ def rest(loader: Any, start: ResumePoint) -> Iterator[Any]:
     if type(loader) in (list, tuple):
         return after(start, loader)
     if start.loader is not None and has_state(loader):
-        loader.load_state_dict(start.loader)
+        try:
+            loader.load_state_dict(start.loader)
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint has a state for the train loader that it cannot take: {type(error).__name__}: {error}"
+            ) from error
         return _from_here(iter(loader), start)
     if (
         isinstance(loader, DataLoader)

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import distributed
+from ..errors import printable
 
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
@@ -49,7 +50,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Print one line."""
         if self.verbose and distributed.is_main():
-            print(text, flush=True)
+            print(printable(text, "\n"), flush=True)  # it may have words of a file
 
     def once(self, text: str) -> None:
         """Print a line, the first time that it is asked for."""

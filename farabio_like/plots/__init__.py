@@ -5,7 +5,7 @@ Nothing here knows a trainer; what is drawn when is in `training.drawing`.
 
 from .classes import MOST_CELLS, class_bars, class_labels, confusion_matrix
 from .curves import LONGEST_LABEL, MOST_PANELS, TITLE_WIDTH, comparison, curves, is_logarithmic, metric_names, points_of
-from .figure import LONGEST_NAME, new_figure, save, shorten
+from .figure import LONGEST_NAME, can_be_drawn, new_figure, save, shorten
 from .images import image_grid, prediction_grid
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MOST_CELLS",
     "MOST_PANELS",
     "TITLE_WIDTH",
+    "can_be_drawn",
     "class_bars",
     "class_labels",
     "comparison",

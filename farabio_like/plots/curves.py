@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .figure import new_figure, shorten
+from .figure import can_be_drawn, literal, new_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None = None) -> 
         for number, (label, points) in enumerate(lines.items()):
             if points:
                 colour = COLOURS.get(label, f"C{number % 10}")
-                drawn[label] = _line(axis, points, label=shorten(label, LONGEST_LABEL), color=colour)
+                drawn[label] = _line(axis, points, label=literal(shorten(label, LONGEST_LABEL)), color=colour)
         if best_epoch is not None:
             drawn["best"] = axis.axvline(best_epoch, color="0.7", ls="--", lw=1, zorder=0, label="best")
         _finish_curves(axis, name, lines.values())
@@ -88,7 +88,7 @@ def comparison(histories: Mapping[str, Sequence[dict[str, Any]]], names: Sequenc
                 lines.append(points)
         _finish_curves(axis, name, lines)
     if drawn:
-        labels = [shorten(run, 60) for run in drawn]
+        labels = [literal(shorten(run, 60)) for run in drawn]
         columns = max(1, min(len(labels), int(figure.get_figwidth() * 11 / (max(map(len, labels)) + 8))))
         rows = math.ceil(len(labels) / columns)
         figure.set_figheight(figure.get_figheight() + 0.22 * rows)
@@ -99,13 +99,13 @@ def comparison(histories: Mapping[str, Sequence[dict[str, Any]]], names: Sequenc
 def metric_names(history: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the metrics that are a number in some epoch, in the order in which they appear."""
     parts = [entry.get(part, {}) for entry in history for part in COLOURS]
-    numbers = {name for part in parts for name, value in part.items() if _is_number(value)}
+    numbers = {name for part in parts for name, value in part.items() if can_be_drawn(value)}
     return [name for name in dict.fromkeys(name for part in parts for name in part) if name in numbers]
 
 
 def points_of(history: Sequence[dict[str, Any]], part: str, name: str) -> list[tuple[float, float]]:
     """Return the epochs and finite values of one metric."""
-    return [(e["epoch"], e[part][name]) for e in history if _is_number(e.get(part, {}).get(name))]
+    return [(e["epoch"], e[part][name]) for e in history if can_be_drawn(e.get(part, {}).get(name))]
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -138,7 +138,7 @@ def _finish_curves(axis: Any, name: str, lines: Any) -> None:
     if any(is_logarithmic([value for _, value in points]) for points in lines):
         if all(value > 0 for points in lines for _, value in points):
             axis.set_yscale("log")
-    axis.set_title(shorten(name, 40), fontsize=12 if len(name) <= 24 else 10)
+    axis.set_title(literal(shorten(name, 40)), fontsize=12 if len(name) <= 24 else 10)
     axis.set_xlabel("epoch")
     axis.ticklabel_format(axis="x", style="plain", useOffset=False)
     epochs = {epoch for points in lines for epoch, _ in points}
@@ -163,11 +163,7 @@ def _rates(history: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, flo
         for key, rate in given.items() if isinstance(given, Mapping) else [("", given)]:
             groups: list[tuple[Any, Any]] = list(enumerate(rate)) if isinstance(rate, (list, tuple)) else [("", rate)]
             for number, value in groups:
-                if _is_number(value):
+                if can_be_drawn(value):
                     label = " ".join(str(part) for part in (key, number) if part != "") or "lr"
                     lines.setdefault(label, []).append((entry["epoch"], value))
     return dict(list(lines.items())[:MOST_PANELS])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

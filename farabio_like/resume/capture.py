@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from ..checkpoint.plain import plain_data, storable
 from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.config import to_dict
+from ..config.secrets import Secrets, masked_state
 from ..data import length_of
 from ..duck_typing import attribute, has_state, is_a
 from ..metrics.values import plain_metrics
@@ -53,6 +55,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
     entry = state.history[-1] if state.history and state.history[-1]["epoch"] == epoch else {}
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    secrets = _secrets(trainer)
     return {
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
@@ -67,30 +70,39 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "done": state.progress.last_epoch_done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
-            "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
-            "components": {name: _component(part, name) for name, part in parts.items()},
+            "history": masked_state(
+                plain_data(state.history, "history"), secrets
+            ),  # all of it: hooks may add to any entry
+            "components": {name: _component(part, name, secrets) for name, part in parts.items()},
             "unchanged": unchanged_networks(trainer, held, parts),
-            "callbacks": callback_states(trainer),
+            "callbacks": masked_state(callback_states(trainer), secrets),
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
-            "attributes": changed_attributes(trainer),
-            "objects": own_objects(trainer, held, parts),
+            "attributes": masked_state(changed_attributes(trainer), secrets),
+            "objects": user_objects.without_secrets(own_objects(trainer, held, parts), secrets),
             "rng": _rng(trainer, held),
-            "epoch": _epoch_under_way(trainer),
+            "epoch": _epoch_under_way(trainer, secrets),
             "made_with": made_with(trainer),
-            "config": storable(to_dict(trainer.config)),
+            "config": secrets.values(storable(to_dict(trainer.config))),
         },
     }
 
 
-def _component(part: Any, name: str) -> dict[str, Any]:
-    found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
+def _secrets(trainer: ConvnetTrainer) -> Secrets:
+    return Secrets(to_dict(trainer.config), arguments=sys.argv)
+
+
+def _component(part: Any, name: str, secrets: Secrets) -> dict[str, Any]:
+    state = plain_data(_state_dict(part), name)
+    if not is_a(part, (nn.Module, torch.optim.Optimizer)):
+        state = masked_state(state, secrets)
+    found = {"class": class_name(part), "state": state}
     if is_a(part, torch.optim.Optimizer):
         parameters = components.parameters_of(part)
         found["shapes"] = [None if components.is_lazy(p) else list(p.shape) for p in parameters]
     return found
 
 
-def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
+def _epoch_under_way(trainer: ConvnetTrainer, secrets: Secrets) -> dict[str, Any] | None:
     """Return the position in the epoch, None at its end."""
     state = trainer._run_state
     if state.progress.phase is None:
@@ -102,18 +114,18 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "loader": plain_data(loader.state_dict(), "train_loader") if has_state(loader) else None,
+        "loader": masked_state(plain_data(loader.state_dict(), "train_loader"), secrets) if has_state(loader) else None,
     }
 
 
 def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
-    state = trainer._run_state
+    state, secrets = trainer._run_state, _secrets(trainer)
     return {
         "rng": _rng(trainer, inventory.take(trainer)),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "callbacks": callback_states(trainer),
+        "callbacks": masked_state(callback_states(trainer), secrets),
         "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
     }
 

@@ -18,6 +18,7 @@ WEIGHTS = "model.pth"
 PLOTS = "plots"  # a folder
 REPORT = "report.html"
 LOCK = ".lock"  # there while a process trains the run
+FILES = (CONFIG, ENVIRONMENT, METRICS, WEIGHTS, REPORT, LOCK)
 
 # In the folder of its checkpoints.
 LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"
