@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import plots
-from .errors import ConfigError, closest
+from .errors import ConfigError, closest, printable
 from .loggers.console import number, seconds
 from .rundir import reader
 from .rundir.reader import RunFiles
 
 WIDTH = 80
 LONGEST_CELL = 24
+MOST_METRICS = 200
 NOT_SETTINGS = {"_epoch"}  # it says where a run is
 
 
@@ -88,7 +89,7 @@ def _read(folders: Sequence[str | Path]) -> list[RunFiles]:
 
 def _metrics(runs: Sequence[RunFiles], metric: str | None) -> list[str]:
     """Return the metrics to show: what the first run monitors comes first."""
-    there = list(dict.fromkeys(name for run in runs for name in plots.metric_names(run.history)))
+    there = list(dict.fromkeys(name for run in runs for name in plots.metric_names(run.history)))[:MOST_METRICS]
     if metric is None:
         return sorted(there, key=lambda name: name != runs[0].monitor)
     if metric not in there:
@@ -150,7 +151,7 @@ def _differences(runs: Sequence[RunFiles], names: Sequence[str]) -> str:
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned table; the columns that do not fit into 80 follow below, with the first one again."""
-    columns = [[_cut(row[place]) for row in [heads, *rows]] for place in range(len(heads))]
+    columns = [[_cut(row[place]) for row in (heads, *rows)] for place in range(len(heads))]
     widths = [max(map(len, column)) for column in columns]
     blocks: list[list[int]] = [[0]]
     for place in range(1, len(columns)):
@@ -168,7 +169,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def _cut(text: str) -> str:
-    text = plots.printable(text)
+    text = printable(text)  # what files say
     if len(text) <= LONGEST_CELL:
         return text
     half = LONGEST_CELL // 2  # both ends tell names apart
@@ -188,8 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(compare(given.run_folders, given.metric))
         draw(given.run_folders, given.output, given.metric)
     except (ConfigError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-    print(f"\ncurves in {given.output}")
+        parser.exit(2, f"{printable(str(error))}\n")
+    print(printable(f"\ncurves in {given.output}", "\n"))
 
 
 if __name__ == "__main__":

@@ -66,3 +66,8 @@ def has_state(value: Any) -> bool:
     By methods that are bound to an object, whose state it is: a mock has others.
     """
     return all(type(method(value, name)) in _BOUND for name in ("state_dict", "load_state_dict"))
+
+
+def is_method(cls: type, name: str) -> bool:
+    """Return whether a class has a method of this name: an attribute of it that a file sets would hide that."""
+    return isinstance(getattr(cls, name, None), _FUNCTIONS)

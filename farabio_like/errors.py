@@ -9,8 +9,28 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str, also: str = "") -> str:
+    r"""Return a text in which characters that a terminal would obey, or that cannot be seen, are ``\U0000001B``.
+
+    Parameters
+    ----------
+    text : str
+    also : str
+        Such characters that stay: ``"\n\t"``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in also else f"\\U{ord(c):08X}" for c in text)
+
+
 class FarabioError(Exception):
-    """Base of every error that this library raises by itself."""
+    """Base of every error that this library raises by itself.
+
+    What a file says may be in a message: a terminal is never sent its control characters.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), "\n\t")
 
 
 class ConfigError(FarabioError, ValueError):
@@ -41,7 +61,7 @@ class MissingKeyError(ConfigError, AttributeError, KeyError):
     """
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return printable(str(self.args[0]), "\n\t")
 
 
 class MissingPartError(DataError, AttributeError):

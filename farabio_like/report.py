@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
-from .errors import ConfigError
+from .checkpoint import access
+from .errors import ConfigError, printable
 from .loggers.console import number, rate, seconds
 from .rundir import layout, reader
 from .rundir.reader import RunFiles
 
 MOST_ROWS = 200  # epochs in the table
+MOST_METRICS = 200
+MOST_CLASSES = 5000  # of a metric that is drawn as bars
+LARGEST_PICTURES = 1 << 27  # bytes, all together
 LONGEST_VALUE = 1000  # characters of an entry of the configuration
 KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -47,15 +51,21 @@ def write(folder: str | Path) -> Path:
 
     run = reader.read(folder)
     # The values are anything that users name so: all of them are escaped.
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=_shown)
     page = templates.get_template("report.html.jinja").render(contents(run))
     target, unfinished = run.path / layout.REPORT, run.path / f".{layout.REPORT}.{os.getpid()}"
     try:
+        unfinished.unlink(missing_ok=True)  # it may be a link
         unfinished.write_text(page, encoding="utf-8", errors="replace")
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
     return target
+
+
+def _shown(value: Any) -> Any:
+    """Return what stands in the page: text without characters that cannot be seen; escaping comes after it."""
+    return printable(value, "\n\t") if type(value) is str else value
 
 
 def draw_bars(
@@ -80,18 +90,23 @@ def draw_bars(
 
 def contents(run: RunFiles) -> dict[str, Any]:
     """Return what the template shows."""
-    columns = _columns(run.history)
+    columns = _columns(run.history)[: 2 * MOST_METRICS]
     rows = _some(run.history, run.best_epoch)
     environment = {key: _text(value) for key, value in run.environment.items() if key != "packages"}
     packages = run.environment.get("packages")
+    names = plots.metric_names(run.history)
+    pictures, left_out = _pictures(run.path / layout.PLOTS, run.path)
+    if len(names) > MOST_METRICS:
+        left_out.append(f"{layout.METRICS}: {len(names)} metrics; {MOST_METRICS} are shown")
     return {
-        "title": f"{run.owner or run.path.resolve().parent.name} {run.path.resolve().name}",
+        "title": plots.shorten(f"{run.owner or run.path.resolve().parent.name} {run.path.resolve().name}", 200),
         "path": str(run.path),
         "facts": _facts(run),
         "error": run.error,
-        "best": [_best_row(run, name) for name in plots.metric_names(run.history)],
+        "problems": [*run.problems, *left_out],
+        "best": [_best_row(run, name) for name in names[:MOST_METRICS]],
         "test": [(name, number(value)) for name, value in run.test.items() if isinstance(value, (int, float))],
-        "pictures": _pictures(run.path / layout.PLOTS),
+        "pictures": pictures,
         "columns": [(part, plots.shorten(name)) for part, name in columns],
         "epochs": [{"best": e["epoch"] == run.best_epoch, "cells": _cells(e, columns)} for e in rows],
         "left_out": len(run.history) - len(rows),
@@ -114,7 +129,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     if run.history:
         facts.append(("time", seconds(sum(entry.get("seconds", 0.0) for entry in run.history))))
     if run.environment.get("time"):
-        facts.append(("started", _text(run.environment["time"]).replace("T", " ").replace("+00:00", " UTC")))
+        started = _text(run.environment["time"]).replace("T", " ").replace("+00:00", " UTC")
+        facts.append(("started", plots.shorten(started, 100)))
     return facts
 
 
@@ -153,20 +169,36 @@ def _some(history: Sequence[dict[str, Any]], best_epoch: int | None) -> list[dic
     return [e for e, keep in zip(history, kept, strict=True) if keep or e["epoch"] == best_epoch]
 
 
-def _pictures(folder: Path) -> list[dict[str, Any]]:
-    """Return the pictures as ``data:`` addresses, the curves first, with the width of those that are PNG."""
+def _pictures(folder: Path, run: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the pictures as ``data:`` addresses, the curves first, with the width of those that are PNG.
+
+    And what is left out: links that lead out of the run's folder, what is no file, and what is too large.
+    """
+    if access.leads_out(folder, run):
+        return [], [f"{folder.name}: it is a link that leads out of the folder, and is not followed"]
     found = [path for path in folder.glob("*") if path.suffix.lower() in KINDS and not path.name.startswith(".")]
-    pictures = []
+    pictures, left_out, room = [], [], LARGEST_PICTURES
     for path in sorted(found, key=lambda path: (path.name != layout.CURVES, path.name)):
-        data, kind = path.read_bytes(), KINDS[path.suffix.lower()]
+        try:
+            with access.open_inside(path, run) as file:
+                data = file.read(room + 1)
+        except OSError as error:
+            left_out.append(f"{folder.name}/{path.name}: {error.strerror or error}")
+            continue
+        if len(data) > room:
+            left_out.append(f"{folder.name}/{path.name}: the pictures together have more than {LARGEST_PICTURES} bytes")
+            continue
+        room -= len(data)
+        kind = KINDS[path.suffix.lower()]
         address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
         width = int.from_bytes(data[16:20], "big") if kind == "image/png" else 0  # the header's first field
         pictures.append({"name": path.stem.replace("_", " "), "data": address, "width": width})
-    return pictures
+    return pictures, left_out
 
 
 def _is_per_class(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(part, (int, float)) for part in value)
+    fits = isinstance(value, list) and 0 < len(value) <= MOST_CLASSES
+    return fits and all(isinstance(part, (int, float)) for part in value)
 
 
 def _number(value: Any) -> str:
@@ -176,7 +208,8 @@ def _number(value: Any) -> str:
 def _text(value: Any) -> str:
     if value is None or value == []:
         return "none"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return plots.shorten(text, LONGEST_VALUE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -188,12 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).run_folder
     try:
         run = reader.read(folder)
-        plots.save(plots.curves(run.history, run.best_epoch), run.path / layout.PLOTS / layout.CURVES)
-        if not (run.path / layout.PLOTS / layout.PER_CLASS).is_file():  # the run knew the names of the classes
-            draw_bars(run.path, run.history, run.best_epoch)
-        print(write(folder))
+        if not access.leads_out(run.path / layout.PLOTS, run.path):
+            plots.save(plots.curves(run.history, run.best_epoch), run.path / layout.PLOTS / layout.CURVES)
+            if not (run.path / layout.PLOTS / layout.PER_CLASS).is_file():  # the run knew the names of the classes
+                draw_bars(run.path, run.history, run.best_epoch)
+        print(printable(str(write(folder))))
     except (ConfigError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"{printable(str(error))}\n")
     except ImportError as error:
         parser.exit(2, f'{error}. Install what it needs: pip install "farabio-like[report]"\n')
 

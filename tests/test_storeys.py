@@ -19,7 +19,7 @@ rundir
 loggers
 checks report compare
 optim
-resume.attributes resume.data resume.layers
+resume.attributes resume.contents resume.data resume.layers
 resume.inside
 resume.optimizers resume.horizon
 resume.restore

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +131,7 @@ class Checkpoint(Callback):
         value = self.monitor.read(trainer)
         if value is None or not math.isfinite(value):
             return []
-        name = f"epoch-{trainer.epoch:04d}-{self._label}-{_short(value)}.ckpt"
+        name = self._name(value, trainer.epoch)
         others = [entry for entry in self._kept if entry[1] != trainer.epoch]
         sign = -1 if self.monitor.higher else 1
         ranked = sorted([*others, (value, trainer.epoch, name)], key=lambda entry: (sign * entry[0], entry[1]))
@@ -145,6 +144,9 @@ class Checkpoint(Callback):
     @property
     def _label(self) -> str:
         return layout.in_file_name(self.monitor.name).replace("-", "_")
+
+    def _name(self, value: float, epoch: int) -> str:
+        return f"epoch-{epoch:04d}-{self._label}-{_short(value)}.ckpt"
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None  # on_train_start came first
@@ -163,18 +165,12 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave, after ``on_train_start``; the files are those of the run that goes on."""
-        # Names of this callback alone: what is in a file is not trusted with what is deleted later.
-        self._kept = [
-            (float(value), int(epoch), name)
-            for value, epoch, name in state["kept"]
-            if isinstance(name, str) and _OWN_NAME.fullmatch(name)
-        ]
+        # Files of this callback alone: what is in a file is not trusted with what is deleted later.
+        kept = [(float(value), int(epoch), name) for value, epoch, name in state["kept"]]
+        self._kept = [entry for entry in kept if entry[2] == self._name(*entry[:2])]
         self._stage = state["stage"]
         if self.every_minutes and state["due"] is not None:
             self._due = time.monotonic() + state["due"]
-
-
-_OWN_NAME = re.compile(r"epoch-\d+-[\w.]+-[\w.+-]+\.ckpt")
 
 
 def _short(value: float) -> str:

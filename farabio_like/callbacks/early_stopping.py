@@ -112,5 +112,8 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        for name, kinds in (("best", (int, float)), ("best_epoch", int), ("stage", str)):
+            if not (state[name] is None or isinstance(state[name], kinds)):
+                raise ValueError(f"{name} is {state[name]!r}")
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.wait, self.stage = state["wait"], state["stage"]

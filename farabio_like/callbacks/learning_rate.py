@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import distributed, plots
+from ..checkpoint import access
 from ..errors import ConfigError
 from ..rundir import layout
 from .base import Callback
@@ -89,9 +90,9 @@ def _figure(path: Path) -> Figure:
     from matplotlib.figure import Figure
 
     curves: dict[str, dict[int, float]] = {}
-    with open(path, encoding="utf-8") as file:
-        for line in map(json.loads, file):
-            for name, rate in _rates(line["lr"], "").items():
+    for _, line in access.lines(path, path.parent):
+        for name, rate in _rates(line.get("lr"), "").items():
+            if plots.can_be_drawn(rate) and plots.can_be_drawn(line.get("step")):
                 curves.setdefault(name, {})[line["step"]] = rate
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     panel = figure.subplots()

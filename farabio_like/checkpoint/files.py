@@ -19,9 +19,11 @@ from typing import IO, Any
 import torch
 
 from .. import distributed
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
+from . import bounds
 
 FORMAT = 2
+LONGEST_REASON = 500  # characters of what PyTorch says of a file
 # A file that `save` wrote ends, after the archive, with this and the SHA-256 of all that comes before it. Readers of
 # zip archives, torch.load among them, look for the archive's end from the back and pass it over.
 _MARK = b"\nsha256:"
@@ -109,6 +111,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file of text at once, without waiting for the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # it may be a link
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except BaseException:
@@ -298,24 +301,20 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         there = sorted(p.name for p in folder.glob("*") if p.suffix in (".ckpt", ".pth", ".pt")) or ["none"]
-        raise FileNotFoundError(f"there is no file of weights {path}; {folder} holds: {', '.join(there)}.")
+        said = printable(f"there is no file of weights {path}; {folder} holds: {', '.join(there)}.")
+        raise FileNotFoundError(said)
     size = path.stat().st_size
     try:
+        bounds.check_size(path)
         intact = _is_intact(path)
         if intact is False:
             raise CheckpointError(f"{path} ({size} bytes) is damaged: it does not have the SHA-256 that it carries.")
-        if intact is None and zipfile.is_zipfile(path):
-            # torch.load does not look at the checksums that the archive carries; a flipped byte would pass.
-            with zipfile.ZipFile(path) as archive:
-                # torch reads nothing, not even an error, where a flipped bit makes an entry a folder.
-                damaged = archive.testzip() or next(
-                    (e.filename for e in archive.infolist() if e.external_attr & 0x10), None
-                )
-            if damaged:
-                raise CheckpointError(f"{path} ({size} bytes) is damaged: the checksum of {damaged!r} is wrong.")
+        if zipfile.is_zipfile(path):
+            bounds.check_archive(path, size, str(path), checksums=intact is None)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        bounds.check_content(state, path)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0][:LONGEST_REASON]
         raise CheckpointError(
             f"{path} ({size} bytes) is not a file of tensors and plain data, or damaged: {reason} "
             "Nothing in it was run."
@@ -323,16 +322,15 @@ def read(path: Path) -> dict[str, Any]:
     except (CheckpointError, PermissionError):
         raise
     except Exception as error:  # there is no end to the ways in which reading bytes of another kind can fail
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_REASON]
         reason = "it is empty" if size == 0 else f"it is truncated or damaged ({said})"
         raise CheckpointError(f"{path} ({size} bytes) cannot be read: {reason}.") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights.")
     version = state.get("format") if "model" in state else None
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {version}; this version reads up to {FORMAT}. Upgrade the package."
-        )
+    if type(version) is int and version > FORMAT:
+        shown = version if version < 1 << 53 else "of a huge number"
+        raise CheckpointError(f"{path} has the format {shown}; this version reads up to {FORMAT}. Upgrade the package.")
     return state
 
 

@@ -26,7 +26,8 @@ from .. import packages
 from ..callbacks.base import Callback
 from ..components.inventory import MOST_ASKED, behind
 from ..config.config import Config
-from ..duck_typing import attribute, has_state, is_a, own_attributes
+from ..config.secrets import Secrets, is_masked, masked_state, restored
+from ..duck_typing import attribute, has_state, is_a, is_method, own_attributes
 from .plain import MOST_PLAIN, PLAIN, is_plain
 
 LARGEST = 1_000_000  # elements; a larger tensor or array is taken for data, see `resume.attributes`
@@ -98,7 +99,7 @@ def _capture_plain(value: Any, known: set[int], depth: int) -> State:
 
 
 def _restore_plain(value: Any, state: State, device: torch.device) -> Any:
-    return copy.deepcopy(state["plain"])
+    return restored(copy.deepcopy(state["plain"]), value)
 
 
 def _capture_tensor(value: Tensor, known: set[int], depth: int) -> State | None:
@@ -127,7 +128,15 @@ def _capture_array(value: np.ndarray, known: set[int], depth: int) -> State | No
 
 
 def _restore_array(value: Any, state: State, device: torch.device) -> Any:
-    return np.frombuffer(state["array"], state["dtype"]).reshape(state["shape"]).copy()
+    return np.frombuffer(state["array"], _dtype(state["dtype"])).reshape(state["shape"]).copy()
+
+
+def _dtype(name: Any) -> np.dtype:
+    """Return a type of single numbers by its name in a file, which could ask for much memory with another one."""
+    found = np.dtype(name) if isinstance(name, str) and len(name) <= 8 else None
+    if found is None or found.kind not in "biufc":
+        raise ValueError(f"{name!r} is no type of numbers")
+    return found
 
 
 def _capture_number(value: np.generic, known: set[int], depth: int) -> State | None:
@@ -169,6 +178,10 @@ def _capture_numpy(value: Any, known: set[int], depth: int) -> State:
 
 
 def _restore_numpy(value: Any, state: State, device: torch.device) -> Any:
+    # NumPy does not look at them, and reads beyond its memory where they are others.
+    inner, position = state["numpy"]["state"], state["numpy"].get("buffer_pos", 0)
+    if not (0 <= inner.get("pos", 0) <= 624 and 0 <= position <= 4):
+        raise ValueError("a position that a generator cannot have")
     if is_a(value, np.random.RandomState):
         value.set_state(_arrays(copy.deepcopy(state["numpy"])))
     else:
@@ -192,6 +205,8 @@ def _collection(cls: Any) -> Kind:
 
     def restore_one(value: Any, state: State, device: torch.device) -> Any:
         parts = copy.deepcopy(state[name])
+        if issubclass(cls, dict):
+            parts = restored(dict(parts), value)
         value.clear()
         if cls is collections.deque:
             value.extend(parts)
@@ -279,7 +294,8 @@ def _takes_state(value: Any, state: State) -> bool:
 
 
 def _restore_part(value: Any, state: State, device: torch.device) -> Any:
-    value.load_state_dict(copy.deepcopy(state["part"]))
+    found = copy.deepcopy(state["part"])
+    value.load_state_dict(restored(found, value.state_dict()) if is_masked(found) else found)
     return value
 
 
@@ -292,7 +308,9 @@ def _capture_record(value: Any, known: set[int], depth: int) -> State | None:
 
 def _record_fits(value: Any, state: State) -> bool:
     there = type(value).__qualname__ == state["class"]
-    return there and all(fits(_field(value, name), part) for name, part in state["fields"])
+    # A name in a file may not hide a method.
+    named = there and all(not is_method(type(value), name) for name, _ in state["fields"])
+    return named and all(fits(_field(value, name), part) for name, part in state["fields"])
 
 
 def _restore_record(value: Any, state: State, device: torch.device) -> Any:
@@ -330,6 +348,24 @@ KINDS = (
     Kind("fields", lambda value, _: is_record(value), _capture_record, _record_fits, _restore_record),
 )
 _KIND_OF = {kind.name: kind for kind in (_PLAIN, *KINDS)}
+
+
+def without_secrets(states: Mapping[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """Return states of `capture`, by the names of their objects, without the texts in them that are secrets."""
+    return {name: _without_secrets(state, secrets, name) for name, state in states.items()}
+
+
+def _without_secrets(state: State | None, secrets: Secrets, name: str) -> State | None:
+    if state is None:
+        return None
+    kind = next(iter(state))
+    content = state[kind]
+    if kind in ("fields", "dict", "list", "tuple", "queue"):
+        named = [(part_name if isinstance(part_name, str) else name, part_name, part) for part_name, part in content]
+        return {**state, kind: [[key, _without_secrets(part, secrets, own)] for own, key, part in named]}
+    if kind in ("defaultdict", "OrderedDict", "Counter"):
+        return {**state, kind: list(masked_state(dict(content), secrets, name).items())}
+    return {**state, kind: masked_state(content, secrets, name)} if kind in ("plain", "part", "deque") else state
 
 
 # ---------------------------------------------------------------- records
@@ -516,5 +552,5 @@ def _arrays(state: Any) -> Any:
     if not isinstance(state, dict):
         return state
     if set(state) == {"words", "dtype"}:
-        return np.array(state["words"], dtype=state["dtype"])
+        return np.array(state["words"], dtype=_dtype(state["dtype"]))
     return {name: _arrays(part) for name, part in state.items()}

@@ -6,12 +6,15 @@ The engine is ``torch.distributed.checkpoint``; the folder counts from when the 
 from __future__ import annotations
 
 import functools
+import io
 import itertools
+import math
 import pickle
 import shutil
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from .. import distributed
 from ..components.dtensor import is_sharded, local, whole
 from ..errors import CheckpointError
+from . import access, bounds
 from . import files as checkpoint_files
 
 SUFFIX = ".shards"
@@ -178,6 +182,8 @@ def check_folder(saved: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path} needs the folder {folder}, which is not there. Keep the two together.")
     for name, (size, digest) in saved["shards"]["files"].items():
         part = folder / _plain_name(name, path)
+        if access.leads_out(part, path.parent):
+            raise CheckpointError(f"{path} cannot be read: its part {part} is a link that leads out of the folder.")
         there = part.stat().st_size if part.is_file() else None
         if there is None:
             raise CheckpointError(f"{path} cannot be read: its part {part} is missing.")
@@ -221,22 +227,32 @@ def read_shards(saved: dict[str, Any], path: Path, mesh: Any) -> dict[str, Any]:
     from torch.distributed import checkpoint as dcp
 
     tensors: dict[str, Tensor] = {}
-    tree = _put_in(saved, mesh, saved["shards"]["same"], tensors)
     folder = _folder(saved, path)
+    sizes = {name: size for name, (size, _) in saved["shards"]["files"].items()}
     try:
+        tree = _put_in(saved, mesh, saved["shards"]["same"], tensors, [sum(sizes.values())])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(dict(tensors), storage_reader=_reader(folder, saved["shards"]["files"]), no_dist=True)
-    except (dcp.CheckpointException, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[-1]
+            dcp.load(dict(tensors), storage_reader=_reader(folder, sizes), no_dist=True)
+    except (dcp.CheckpointException, Exception) as error:  # an index may be anything at all; the former is no Exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise CheckpointError(f"the tensors of {path} cannot be read from {folder}: {reason}.") from error
     return tree
 
 
-def _put_in(value: Any, mesh: Any, same: Mapping[str, str], tensors: dict[str, Tensor]) -> Any:
-    """Return plain data with an empty tensor for each reference, the same one for the same name."""
+def _put_in(value: Any, mesh: Any, same: Mapping[str, str], tensors: dict[str, Tensor], room: list[int]) -> Any:
+    """Return plain data with an empty tensor for each reference, the same one for the same name.
+
+    `room` is how many bytes the files have for the tensors that are not yet there.
+    """
     if isinstance(value, Mapping) and _KEY in value:
         name = same.get(value[_KEY], value[_KEY])
+        if name not in tensors:
+            if not all(type(length) is int and length >= 0 for length in value["shape"]):
+                raise ValueError(f"{name} has the shape {value['shape']}")
+            room[0] -= math.prod(value["shape"]) * value["dtype"].itemsize
+            if room[0] < 0:
+                raise ValueError(f"{name} is larger than the files in the folder")
         if name not in tensors and mesh is not None:
             from torch.distributed import tensor
 
@@ -246,34 +262,74 @@ def _put_in(value: Any, mesh: Any, same: Mapping[str, str], tensors: dict[str, T
             tensors[name] = torch.empty(value["shape"], dtype=value["dtype"])
         return tensors[name]
     if isinstance(value, Mapping):
-        return {key: _put_in(part, mesh, same, tensors) for key, part in value.items()}
+        return {key: _put_in(part, mesh, same, tensors, room) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_put_in(part, mesh, same, tensors) for part in value)
+        return type(value)(_put_in(part, mesh, same, tensors, room) for part in value)
     return value
 
 
-def _reader(folder: Path, names: Collection[str]) -> Any:
+def _reader(folder: Path, sizes: Mapping[str, int]) -> Any:
     """Return what reads a folder of shards without running code: PyTorch unpickles the folder's index as it is.
 
     Parameters
     ----------
     folder : Path
-    names : collection of str
-        The files in it; the index may name no others.
+    sizes : mapping of str to int
+        The files in it, with their sizes; the index may name no others.
     """
     from torch.distributed import checkpoint as dcp
 
     class Reader(dcp.FileSystemReader):
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
-            with open(folder / ".metadata", "rb") as file:
-                found = _Unpickler(file).load()
-            for info in found.storage_data.values():
-                if info.relative_path not in names or info.transform_descriptors is not None:
-                    raise pickle.UnpicklingError(f"it names {info.relative_path!r}, which is no part of it")
-            found.storage_meta = dcp.metadata.StorageMeta(load_id=self.load_id)
-            return found
+            index.storage_meta = dcp.metadata.StorageMeta(load_id=self.load_id)
+            return index
 
+        def _slice_file(self, file: Any, sinfo: Any) -> Any:
+            part = _Part(file, sinfo.offset, sinfo.length)
+            if zipfile.is_zipfile(part):
+                bounds.check_archive(part, sinfo.length, f"{folder}/{sinfo.relative_path}", checksums=False)
+            return super()._slice_file(file, sinfo)
+
+    # Before PyTorch asks for it, which prints what goes wrong.
+    index = _index(folder, sizes)
     return Reader(str(folder))
+
+
+class _Part(io.BytesIO):
+    """So many bytes of an open file, for reading; none of them is copied."""
+
+    def __init__(self, file: Any, start: int, size: int) -> None:
+        super().__init__()
+        self.file, self.start, self.size, self.at = file, start, size, 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        place = offset + (0, self.at, self.size)[whence]
+        if place < 0:
+            raise OSError("before the first byte")  # as of a file: who reads archives relies on it
+        self.at = place
+        return place
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(0, self.size - self.at)
+        self.file.seek(self.start + self.at)
+        found = self.file.read(left if count is None or count < 0 else min(count, left))
+        self.at += len(found)
+        return found
+
+
+def _index(folder: Path, sizes: Mapping[str, int]) -> Any:
+    """Return the index of a folder of shards, which refers to nothing but what is in its files."""
+    with access.open_inside(folder / ".metadata", folder) as file:
+        found = _Unpickler(file).load()
+    for info in found.storage_data.values():
+        if info.relative_path not in sizes or info.transform_descriptors is not None:
+            raise pickle.UnpicklingError(f"it names {info.relative_path!r}, which is no part of it")
+        if not 0 <= info.offset <= info.offset + info.length <= sizes[info.relative_path]:
+            raise pickle.UnpicklingError(f"it names bytes of {info.relative_path!r} that are not there")
+    return found
 
 
 # All that PyTorch puts into the index of a folder: classes of plain data, and what makes a layout of its name.
@@ -291,8 +347,13 @@ _IN_AN_INDEX = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds what the index of a folder is made of, by exact names, and imports nothing."""
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    """Rebuilds what the index of a folder is made of, by exact names, and imports nothing.
+
+    The one in Python: that in C takes as much memory as a number in the file asks for.
+    """
+
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:
         found = None
@@ -307,9 +368,10 @@ class _Unpickler(pickle.Unpickler):
 
 def sweep(folder: Path) -> None:
     """Remove the shards in the folder of a run's checkpoints that belong to none of them."""
-    there = [path for path in folder.glob(f"step-*{SUFFIX}") if path.is_dir()]
+    there = [path for path in folder.glob(f"step-*{SUFFIX}") if path.is_dir() and not path.is_symlink()]
     if there:
-        used = {_folder_of(path, path.stat().st_mtime_ns) for path in folder.glob("*.ckpt")}
+        files = [path for path in folder.glob("*.ckpt") if access.problem_of(path, folder) is None]
+        used = {_folder_of(path, path.stat().st_mtime_ns) for path in files}
         for path in there:
             if path.name not in used:
                 shutil.rmtree(path, ignore_errors=True)
@@ -318,6 +380,8 @@ def sweep(folder: Path) -> None:
 @functools.lru_cache(maxsize=1024)
 def _folder_of(path: Path, changed: int) -> str | None:
     try:
-        return checkpoint_files.read(path).get("shards", {}).get("folder")
-    except CheckpointError:
+        shards = checkpoint_files.read(path).get("shards")
+    except (CheckpointError, OSError):
         return None
+    name = shards.get("folder") if isinstance(shards, dict) else None
+    return name if isinstance(name, str) else None

@@ -72,6 +72,8 @@ def load_model_state(model: Any, state: Mapping[str, Any], where: str) -> None:
     CheckpointError
         With the first five missing, unexpected and mismatched keys, and how many of each there are.
     """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{where} holds no weights by their names: {_kind_of(state)}.")
     nested = bool(state) and all(isinstance(value, Mapping) for value in state.values())
     if isinstance(model, Mapping) != nested:
         have = f"the models {sorted(map(str, model))}" if isinstance(model, Mapping) else f"one {type(model).__name__}"
@@ -85,11 +87,16 @@ def load_model_state(model: Any, state: Mapping[str, Any], where: str) -> None:
         )
     fitted = {name: _fit(module, state[str(name)], where, str(name)) for name, module in model.items()}
     for name, module in model.items():
-        module.load_state_dict(fitted[name])
+        try:
+            module.load_state_dict(fitted[name])
+        except Exception as error:  # of a module with a way of its own, say
+            raise CheckpointError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _fit(module: nn.Module, state: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
     """Return `state` under the keys of `module`, or say in what the two differ."""
+    if not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"{where} holds no weights by their names: {_kind_of(state)}.")
     own = module.state_dict()
     plain = {plain_key(module, key): key for key in own}
     given = dict(state)
@@ -102,9 +109,9 @@ def _fit(module: nn.Module, state: Mapping[str, Any], where: str, name: str) -> 
     missing = [key for key in plain if key not in given]
     unexpected = [key for key in given if key not in plain]
     mismatched = [
-        f"{key}: {tuple(given[key].shape)} in the file, {tuple(own[plain[key]].shape)} in the model"
+        f"{key}: {_kind_of(given[key])} in the file, {_kind_of(own[plain[key]])} in the model"
         for key in plain
-        if key in given and _shapes_differ(given[key], own[plain[key]])
+        if key in given and _differ(given[key], own[plain[key]])
     ]
     if missing or unexpected or mismatched:
         lines = [f"{where} does not fit {type(unwrap(module)).__name__}{f' {name!r}' if name else ''}:"]
@@ -120,12 +127,24 @@ def _bare(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPER_PARTS)
 
 
-def _shapes_differ(new: Any, old: Any) -> bool:
+def _differ(new: Any, old: Any) -> bool:
+    """Return whether a value of a file has not the shape of one of a module, or is of a kind that it cannot take."""
     if is_lazy(old):
-        return False
-    if isinstance(old, torch.Tensor) != isinstance(new, torch.Tensor):
+        return isinstance(new, torch.Tensor) and new.is_meta
+    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor):
+        return isinstance(old, torch.Tensor) != isinstance(new, torch.Tensor)
+    if new.is_meta != old.is_meta or new.layout != old.layout or new.is_nested != old.is_nested:
         return True
-    return isinstance(old, torch.Tensor) and old.shape != new.shape
+    return new.is_nested or old.shape != new.shape or (new.is_complex() and not old.is_complex())
+
+
+def _kind_of(value: Any) -> str:
+    """Return the shape of a tensor, and what else a message has to say of a value."""
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    kinds = [name for name, is_one in (("meta", value.is_meta), ("nested", value.is_nested)) if is_one]
+    kinds += [str(value.layout)] if value.layout != torch.strided else ["complex"] if value.is_complex() else []
+    return " ".join(["of unequal shapes" if value.is_nested else str(tuple(value.shape)), *kinds])
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ import torch
 from ..callbacks.base import Callback
 from ..duck_typing import attribute, has_methods
 from ..errors import ConfigError, MissingKeyError, closest
+from .secrets import Secrets
 from .stages import Stage
 
 
@@ -84,7 +85,8 @@ class Config:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Config({self.to_dict()})"
+        values = self.to_dict()
+        return f"Config({Secrets(values).values(values)})"  # it may be printed
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Config, (self.to_dict(),)

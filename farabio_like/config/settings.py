@@ -30,6 +30,7 @@ from .allowed import (
     whole,
     yes_or_no,
 )
+from .secrets import Secrets
 
 T = TypeVar("T")
 
@@ -252,4 +253,4 @@ def check_value(name: str, value: Any, where: str = "") -> None:
     """Raise a ConfigError, which begins with `where`, for a value that the setting `name` may not have."""
     said = DEFINITIONS[name].allowed.problem(name, value)
     if said is not None:
-        raise ConfigError(where + said)
+        raise ConfigError(where + Secrets({name: value}).text(said))

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from ..duck_typing import has_state
+from ..errors import CheckpointError
 
 
 @dataclass
@@ -82,7 +83,12 @@ def rest(loader: Any, start: ResumePoint) -> Iterator[Any]:
     if type(loader) in (list, tuple):
         return after(start, loader)
     if start.loader is not None and has_state(loader):
-        loader.load_state_dict(start.loader)
+        try:
+            loader.load_state_dict(start.loader)
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint has a state for the train loader that it cannot take: {type(error).__name__}: {error}"
+            ) from error
         return _from_here(iter(loader), start)
     return read_again(iter(loader), start)
 

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import distributed
-from ..plots.figure import printable
+from ..errors import printable
 
 WIDTH = 80
 NUMBER = 9  # of them a metric's value takes
@@ -54,7 +54,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Print one line."""
         if self.verbose and distributed.is_main():
-            self.note(write_line(text, sys.stdout))
+            self.note(write_line(printable(text, "\n"), sys.stdout))  # it may have words of a file
 
     def note(self, problem: str | None) -> None:
         """Remember why something could not be shown, None where all was."""

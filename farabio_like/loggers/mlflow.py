@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..callbacks.base import Logger
+from ..config.secrets import Secrets
 from ..packages import needs
 from .images import figure_png, grid, png
 
@@ -66,7 +67,7 @@ class MLflowLogger(Logger):
         experiment = found.experiment_id if found is not None else self._ask(self.client.create_experiment, name)
         run_name = f"{run_dir.parent.name}-{run_dir.name}" if run_dir is not None else None
         run = self._ask(self.client.create_run, experiment, run_name=run_name).info.run_id
-        for key, value in config.items():
+        for key, value in Secrets(config).values(config).items():
             self._ask(self.client.log_param, run, _name(key), str(value)[:500])
         if run_dir is not None:
             self._ask(self.client.set_tag, run, "run_dir", str(run_dir))

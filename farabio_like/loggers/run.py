@@ -18,6 +18,7 @@ from ..callbacks import dispatch
 from ..callbacks.base import Callback, Logger
 from ..config import settings
 from ..config.config import to_dict
+from ..config.secrets import Secrets
 from ..errors import ConfigError, HookError
 from .intervals import Intervals, flat
 from .jsonl import IntervalLines
@@ -207,7 +208,8 @@ def _rewind(logger: Logger, run_dir: Path, epoch: int, step: int) -> None:
     except Exception as error:
         warnings.warn(
             f"{type(logger).__name__} could not take out what was recorded after epoch {epoch}, step {step} "
-            f"({type(error).__name__}: {error}). The run goes on; these records may be there twice.",
+            f"({type(error).__name__}: {Secrets().text(str(error))}). The run goes on; these records may be there "
+            "twice.",
             stacklevel=4,
         )
 
@@ -310,5 +312,7 @@ def _about(trainer: ConvnetTrainer, status: str) -> str:
         lines.append(f"best {state.best.part} {state.best.metric} {state.best.value:.6g} {state.best.place}")
     if trainer.run_dir is not None:
         lines.append(f"files in {trainer.run_dir}")
-    lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in to_dict(trainer.config).items())]
-    return "\n".join(lines)
+    config = to_dict(trainer.config)
+    secrets = Secrets(config)
+    lines += [f"torch {torch.__version__}", *(f"{key}: {value}" for key, value in secrets.values(config).items())]
+    return secrets.text("\n".join(lines))

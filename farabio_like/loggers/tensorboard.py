@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..callbacks.base import Logger
+from ..config.secrets import Secrets
 from ..packages import needs
 from ..plots.figure import printable
 from .images import as_bytes, figure_png
@@ -52,7 +53,7 @@ class TensorBoardLogger(Logger):
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
         """Note the folder; the first record opens an event file."""
         folder = self.folder or (run_dir / "tensorboard" if run_dir is not None else "tensorboard")
-        self.started = (str(folder), config)
+        self.started = (str(folder), Secrets(config).values(config))
 
     def _opened(self, step: int) -> Any:
         """Return the writer; the first record opens the file, with the step that a run goes on from.

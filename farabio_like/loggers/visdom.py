@@ -23,6 +23,8 @@ from urllib import error, request
 from torch import Tensor
 
 from ..callbacks.base import Logger
+from ..checkpoint import access
+from ..config.secrets import Secrets
 from ..errors import ConfigError
 from ..plots.figure import printable
 from ..rundir import layout
@@ -250,27 +252,23 @@ class VisdomLogger(Logger):
 
     def _read(self, path: Path) -> None:
         """Take the points of a run that goes on from its record."""
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return
         epoch = 0
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
+        for _, entry in access.lines(path, path.parent):
             epoch = entry.get("epoch", epoch)
             if "test" in entry:  # of the epoch before it
                 entry["epoch"] = epoch
+            step = entry.get("step", 0)
+            if not _is_number(step) or not _is_number(epoch):
+                continue
             if "batch" in entry:
-                self.scalars(
-                    {f"valid/{k}": v for k, v in entry.get("valid", {}).items() if _is_number(v)}, entry["step"]
-                )
+                valid = entry.get("valid")
+                numbers = valid.items() if isinstance(valid, dict) else ()
+                self.scalars({f"valid/{name}": value for name, value in numbers if _is_number(value)}, step)
             elif "epoch" in entry:
-                self.scalars(numbers_of(entry), 0)
+                entry = {key: value for key, value in entry.items() if key not in PARTS or isinstance(value, dict)}
+                self.scalars({key: value for key, value in numbers_of(entry).items() if _is_number(value)}, 0)
             elif "step" in entry:
-                step = entry.pop("step")
+                del entry["step"]
                 self.scalars({f"running/{key}": value for key, value in entry.items() if _is_number(value)}, step)
 
 
@@ -284,7 +282,9 @@ def _address(server: Any, port: Any) -> str:
     address = str(server).rstrip("/")
     address = address if "://" in address else f"http://{address}"
     if not address.startswith(("http://", "https://")):
-        raise ConfigError(f"VisdomLogger: server is {server!r}; expected an address: server='http://127.0.0.1'.")
+        raise ConfigError(
+            f"VisdomLogger: server is {Secrets().text(repr(server))}; expected an address: server='http://127.0.0.1'."
+        )
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host}:{number}{slash}{path}"
@@ -325,7 +325,7 @@ def _place(window: str) -> tuple[bool, bool, str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) < math.inf and abs(value) < 1e300
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..callbacks.base import Logger
+from ..config.secrets import Secrets
 from ..errors import ConfigError
 from ..packages import needs
 from .images import as_bytes, figure_png, grid
@@ -67,6 +68,7 @@ class WandbLogger(Logger):
 
     def start(self, config: dict[str, Any], run_dir: Path | None) -> None:
         """Open a run with the configuration."""
+        config = Secrets(config).values(config)
         options: dict[str, Any] = {"project": self.project or (run_dir.parent.name if run_dir else "farabio_like")}
         if run_dir is not None:
             options["name"] = f"{run_dir.parent.name}-{run_dir.name}"

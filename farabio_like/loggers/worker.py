@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ..callbacks.base import Logger
+from ..config.secrets import Secrets
 from .console import write_line
 
 MOST_NUMBERS = 100_000  # records of scalars that wait; the oldest go first
@@ -178,7 +179,7 @@ class Worker:
         if not self.down:
             self.down, self.pause = True, 0.5
             _warn(
-                f"{self.name} cannot write ({type(error).__name__}: {error}). The run goes on; what it records is kept "
+                f"{self.name} cannot write ({self._said(error)}). The run goes on; what it records is kept "
                 "and sent again."
             )
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
@@ -196,7 +197,10 @@ class Worker:
         if not self.complained:
             self.complained = True
             rest = "It is switched off" if self.off else "That record is left out"
-            _warn(f"{self.name} failed ({type(error).__name__}: {error}). {rest}, and the run goes on.")
+            _warn(f"{self.name} failed ({self._said(error)}). {rest}, and the run goes on.")
+
+    def _said(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {Secrets(self.config).text(str(error))}"  # an address may hold a password
 
     def _close(self) -> None:
         left = self.waiting

@@ -73,8 +73,8 @@ class MetricObjects:
             metric = self.metrics.get(name)
             for key, part in _torchmetrics(metric).items():
                 part._update_count, part._computed = values[key]["count"], None
-                for field, value in values[key]["values"].items():
-                    setattr(part, field, _to(value, part.device))
+                for field in part._defaults:
+                    setattr(part, field, _to(values[key]["values"][field], part.device))
             if metric is not None and not _torchmetrics(metric):
                 metric.load_state_dict(values)
 

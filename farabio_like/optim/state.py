@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .. import components
@@ -136,3 +138,91 @@ def load_waiting(trainer: ConvnetTrainer, found: Mapping[str, Any]) -> None:
         gradient = waiting.get(name)
         if gradient is not None and gradient.shape == parameter.shape:
             parameter.grad = gradient.to(parameter.device, copy=True)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Check what an optimizer has taken from a file: it looks at nothing before its next step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    groups : sequence of dict
+        Its parameter groups before it took the state.
+
+    Raises
+    ------
+    ValueError
+        With the group or the parameter, and what is missing or of another kind.
+    """
+    for index, (now, before) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        for name, value in before.items():
+            if name not in now:
+                raise ValueError(f"param_groups/{index} has no {name!r}")
+            if name != "params" and not _is_alike(now[name], value):
+                raise ValueError(f"param_groups/{index}/{name} is {str(now[name])[:60]}, was {str(value)[:60]}")
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return
+    expected: dict[tuple[int, int], dict[str, Any]] = {}
+    for index, (group, before) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        for position, parameter in enumerate(group["params"]):
+            key = index, parameter.dim()
+            if key not in expected:
+                expected[key] = _state_of_one(optimizer, group, before, parameter.dim())
+            entry = optimizer.state.get(parameter)
+            if not entry or dtensor.is_sharded(parameter):
+                continue
+            for name, value in expected[key].items():
+                if name not in entry or not _fits(entry[name], value, parameter):
+                    raise ValueError(
+                        f"of parameter {position} of group {index}, {name!r} is missing or of another kind"
+                    )
+
+
+def _is_alike(value: Any, before: Any) -> bool:
+    if before is None:
+        return True
+    if isinstance(before, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(before, (list, tuple)):
+        fits = isinstance(value, (list, tuple)) and len(value) == len(before)
+        return fits and all(_is_alike(part, own) for part, own in zip(value, before, strict=True))
+    if isinstance(before, (int, float, Tensor)):
+        one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta and not value.is_complex()
+        return (one or isinstance(value, (int, float))) and bool(0 <= value < math.inf or value == before)
+    return not isinstance(before, str) or isinstance(value, str)
+
+
+def _state_of_one(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], before: Mapping[str, Any], dims: int
+) -> dict[str, Any]:
+    """Return what an optimizer of PyTorch keeps of a parameter after a step, found with one of its own.
+
+    Whoever makes an optimizer has its settings checked, who loads them has not: those of the file are tried here.
+    """
+
+    def tried(options: Mapping[str, Any]) -> dict[str, Any]:
+        parameter = torch.zeros([2] * dims, requires_grad=True)
+        parameter.grad = torch.zeros_like(parameter)
+        own = {name: value for name, value in options.items() if name in optimizer.defaults}
+        probe = type(optimizer)([parameter], **own)  # type: ignore[arg-type]
+        probe.step()
+        return dict(probe.state[parameter])
+
+    try:
+        tried(before)
+    except Exception:  # it needs more than this, as L-BFGS does
+        return {}
+    return tried(group)
+
+
+def _fits(value: Any, expected: Any, parameter: Tensor) -> bool:
+    if not isinstance(expected, Tensor):
+        return not isinstance(expected, (int, float)) or isinstance(value, (int, float))
+    if value is None:  # a momentum that has not begun
+        return True
+    if expected.dim() == 0:
+        number = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta and not value.is_complex()
+        return (number or isinstance(value, (int, float))) and bool(0 <= value < math.inf)
+    if not isinstance(value, Tensor) or value.is_complex() != parameter.is_complex():
+        return False
+    return value.shape == parameter.shape if expected.shape == (2,) * parameter.dim() else True

@@ -15,7 +15,7 @@ from .curves import (
     place_of,
     points_of,
 )
-from .figure import LONGEST_NAME, label, new_figure, printable, save, shorten
+from .figure import LONGEST_NAME, can_be_drawn, label, new_figure, save, shorten
 from .images import image_grid, prediction_grid
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "MOST_CELLS",
     "MOST_PANELS",
     "TITLE_WIDTH",
+    "can_be_drawn",
     "class_bars",
     "class_labels",
     "comparison",

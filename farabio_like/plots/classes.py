@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .curves import _panels
-from .figure import label, new_figure
+from .figure import can_be_drawn, label, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +69,7 @@ def class_bars(metrics: Mapping[str, Sequence[float]], class_names: Sequence[str
     Parameters
     ----------
     metrics : mapping of str to sequence of float
-        A value that is not finite is written instead of a bar.
+        A value that is not finite, or huge, is written instead of a bar.
     class_names : sequence of str, optional
         One per class; default: the numbers from 0 on.
 
@@ -91,7 +90,7 @@ def class_bars(metrics: Mapping[str, Sequence[float]], class_names: Sequence[str
     figure, axes = _panels(len(metrics), 4.2, height)
     for axis, (metric, values) in zip(axes, metrics.items(), strict=False):
         names = class_labels(class_names, len(values), "class_bars")
-        finite = [value if math.isfinite(value) else 0.0 for value in values]
+        finite = [value if can_be_drawn(value) else 0.0 for value in values]
         places = range(len(values))
         axis.barh(places, finite, color="C0", height=0.75 if named else 1.0)
         low, high = min([0.0, *finite]), max([0.0, *finite])
@@ -102,8 +101,8 @@ def class_bars(metrics: Mapping[str, Sequence[float]], class_names: Sequence[str
         if named:
             axis.set_yticks(places, names, fontsize=9)
             for place, value in zip(places, values, strict=True):
-                end = value if math.isfinite(value) else 0.0
-                text = f" {value:.3g} " if math.isfinite(value) else f" {value} "
+                end = value if can_be_drawn(value) else 0.0
+                text = f" {value:.3g} "
                 axis.text(end, place, text, va="center", ha="right" if end < 0 else "left", fontsize=8)
         else:
             axis.set_ylabel("class")

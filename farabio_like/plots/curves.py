@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .figure import can_be_drawn, new_figure
 from .figure import label as as_label
-from .figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def metric_names(history: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the metrics that are a number in some epoch, in the order in which they appear."""
     epochs = [each for entry in history for each in (entry, *entry.get("evaluations", ()))]
     parts = [entry.get(part, {}) for entry in epochs for part in COLOURS]
-    numbers = {name for part in parts for name, value in part.items() if _is_number(value)}
+    numbers = {name for part in parts for name, value in part.items() if can_be_drawn(value)}
     return [name for name in dict.fromkeys(name for part in parts for name in part) if name in numbers]
 
 
@@ -110,9 +110,9 @@ def points_of(history: Sequence[dict[str, Any]], part: str, name: str) -> list[t
     points: list[tuple[float, float]] = []
     for entry in history:
         for record in entry.get("evaluations", ()) if part == "valid" else ():
-            if _is_number(record.get("valid", {}).get(name)):
+            if can_be_drawn(record.get("valid", {}).get(name)):
                 points.append((place_of(entry, record), record["valid"][name]))
-        if _is_number(entry.get(part, {}).get(name)):
+        if can_be_drawn(entry.get(part, {}).get(name)):
             points.append((entry["epoch"], entry[part][name]))
     return points
 
@@ -178,11 +178,7 @@ def _rates(history: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, flo
         for key, rate in given.items() if isinstance(given, Mapping) else [("", given)]:
             groups: list[tuple[Any, Any]] = list(enumerate(rate)) if isinstance(rate, (list, tuple)) else [("", rate)]
             for number, value in groups:
-                if _is_number(value):
+                if can_be_drawn(value):
                     label = " ".join(str(part) for part in (key, number) if part != "") or "lr"
                     lines.setdefault(label, []).append((entry["epoch"], value))
     return dict(list(lines.items())[:MOST_PANELS])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

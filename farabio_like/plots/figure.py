@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-import os
-from pathlib import Path
 
 DPI = 110
-
+LARGEST = 1e100  # of a number that is drawn
 
 LONGEST_NAME = 28  # characters of a class or a metric
 
@@ -28,6 +30,7 @@ def save(figure: Figure, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        unfinished.unlink(missing_ok=True)  # it may be a link
         figure.savefig(unfinished, dpi=DPI, format=path.suffix[1:] or "png")
         os.replace(unfinished, path)
     finally:
@@ -38,11 +41,6 @@ def shorten(text: str, most: int = LONGEST_NAME) -> str:
     """Return `text` with its middle left out where it is longer than `most` characters."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
-
-
-def printable(text: str) -> str:
-    """Return `text` in one line, with an escape for every character that shows no sign: a new line, a bell."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def label(text: str, most: int = LONGEST_NAME) -> str:
@@ -56,3 +54,8 @@ def label(text: str, most: int = LONGEST_NAME) -> str:
     """
     shown = shorten(printable(text), most).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out what begins with one
+
+
+def can_be_drawn(value: Any) -> bool:
+    """Return whether a value is a number that an axis has room for, with others of the other sign."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST

@@ -16,7 +16,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.settings import SETTINGS
 from ..distributed import fsdp
-from ..duck_typing import has_methods, has_state, is_a
+from ..duck_typing import has_methods, has_state, is_a, is_method
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -28,6 +28,9 @@ _NOT_COMPONENTS = {
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("batch", "inputs", "targets", "outputs", "loss", "batch_metrics", "loader_metrics", "epoch_metrics"),
 }
+
+
+_USERS_TOO = {"history", "metrics", "loggers", "loss"}  # a subclass may keep records under these names, see `_is_ours`
 
 
 def unchanged_networks(trainer: ConvnetTrainer, held: Inventory, stored_parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +117,14 @@ def _is_ours(trainer: ConvnetTrainer, name: str, value: Any) -> bool:
     if name == "loss":  # a running sum of numbers
         return not isinstance(value, (int, float))
     return name in _NOT_COMPONENTS
+
+
+def is_restorable(trainer: ConvnetTrainer, name: str) -> bool:
+    """Return whether a checkpoint may have an attribute of this name: not a setting, a method, or the base's own."""
+    if name in SETTINGS or (name in _NOT_COMPONENTS and name not in _USERS_TOO):
+        return False
+    inherited = getattr(type(trainer), name, None)
+    return name in _USERS_TOO or not (is_method(type(trainer), name) or isinstance(inherited, property))
 
 
 def note_objects(trainer: ConvnetTrainer) -> None:

@@ -5,6 +5,7 @@ Of an evaluation it is what there was when that began: a run that goes on begins
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from ..checks import hooks
 from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.config import to_dict
+from ..config.secrets import Secrets, masked_state
 from ..data import length_of
 from ..distributed import fsdp
 from ..duck_typing import attribute, has_state, is_a, method
@@ -66,6 +68,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
     entry = state.history[-1] if state.history and state.history[-1]["epoch"] == epoch else {}
+    secrets = _secrets(trainer)
     return {
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
@@ -80,22 +83,26 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "done": state.progress.last_epoch_done,
             "stage": state.stage.name if state.stage is not None else None,
             "best": list(state.best) if state.best is not None else None,
-            "history": plain_data(state.history, "history"),  # all of it: hooks may add to any entry
+            "history": masked_state(plain_data(state.history, "history"), secrets),  # hooks may add to any entry
             "components": found["components"],
             "built": optimizers.built(trainer),
             "unchanged": found["unchanged"],
-            "callbacks": found["callbacks"],
+            "callbacks": masked_state(found["callbacks"], secrets),
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
-            "attributes": found["attributes"],
-            "objects": found["objects"],
+            "attributes": masked_state(found["attributes"], secrets),
+            "objects": user_objects.without_secrets(found["objects"], secrets),
             "inside": found["inside"],
             "rng": _rng(trainer, held),
-            "epoch": _epoch_under_way(trainer),
+            "epoch": _epoch_under_way(trainer, secrets),
             "made_with": made_with(trainer),
             "data": samples.capture(trainer),
-            "config": storable(to_dict(trainer.config)),
+            "config": secrets.values(storable(to_dict(trainer.config))),
         },
     }
+
+
+def _secrets(trainer: ConvnetTrainer) -> Secrets:
+    return Secrets(to_dict(trainer.config), arguments=sys.argv)
 
 
 def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
@@ -106,11 +113,12 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         lent |= own_weights() if own_weights is not None else {}
     parts = components_of(trainer, held)
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
+    secrets = _secrets(trainer)
     layouts = optimizers.layouts(trainer, held) if trainer._run_state.watched[3] else {}
     return {
         "model": components.model_state(components.model_of(trainer, held), lent),
         "averages": {name: average for name, average in averages.items() if average},
-        "components": {name: _component(part, name, layouts.get(name)) for name, part in parts.items()},
+        "components": {name: _component(part, name, secrets, layouts.get(name)) for name, part in parts.items()},
         "unchanged": unchanged_networks(trainer, held, parts),
     }
 
@@ -187,8 +195,11 @@ def note_hooks(trainer: ConvnetTrainer) -> None:
     state.watched = begins, within, around, anything
 
 
-def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str, Any]:
-    found = {"class": class_name(part), "state": plain_data(_state_dict(part), name)}
+def _component(part: Any, name: str, secrets: Secrets, layout: dict[str, Any] | None) -> dict[str, Any]:
+    state = plain_data(_state_dict(part), name)
+    if not is_a(part, (nn.Module, torch.optim.Optimizer)):
+        state = masked_state(state, secrets)
+    found = {"class": class_name(part), "state": state}
     if layout is not None:
         found["layout"] = layout
     if is_a(part, torch.optim.Optimizer):
@@ -198,7 +209,7 @@ def _component(part: Any, name: str, layout: dict[str, Any] | None) -> dict[str,
     return found
 
 
-def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
+def _epoch_under_way(trainer: ConvnetTrainer, secrets: Secrets) -> dict[str, Any] | None:
     """Return the position in the epoch, None at its end."""
     state = trainer._run_state
     if state.progress.phase is None:
@@ -213,13 +224,13 @@ def _epoch_under_way(trainer: ConvnetTrainer) -> dict[str, Any] | None:
         "metrics": plain_data(trainer.epoch_metrics, "epoch_metrics"),
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
-        "loader": plain_data(loader.state_dict(), "train_loader") if has_state(loader) else None,
+        "loader": masked_state(plain_data(loader.state_dict(), "train_loader"), secrets) if has_state(loader) else None,
     }
 
 
 def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
     """Return what each of several ranks has for itself: random numbers, gradients of an open window, measurements."""
-    state = trainer._run_state
+    state, secrets = trainer._run_state, _secrets(trainer)
     records = state.progress.evaluation_records if state.progress.phase == "evaluate" else None
     callbacks = records["callbacks"] if records is not None else callback_states(trainer)
     averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
@@ -228,7 +239,9 @@ def capture_rank(trainer: ConvnetTrainer) -> dict[str, Any]:
         "means": state.means.state_dict() if state.means is not None else {},
         "objects": _measured(trainer),
         # Averages of weights are the same on all ranks: the state of the run has them.
-        "callbacks": [[e[0], None] if a else e for e, a in zip(callbacks, averages, strict=True)],
+        "callbacks": [
+            [e[0], None] if a else masked_state(e, secrets) for e, a in zip(callbacks, averages, strict=True)
+        ],
         "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
     }
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint, distributed
-from ..checkpoint import sharded
+from ..checkpoint import access, sharded
 from ..errors import CheckpointError, ConfigError
 from ..metrics.direction import Best
 from ..rundir import layout
 from ..rundir.index import checkpoints, is_closed, is_finished, sweep_unfinished
+from . import contents
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -24,7 +24,7 @@ def of_this_job(trainer: ConvnetTrainer) -> Path | None:
         return None
     for folder in reversed(layout.folders_of(trainer._logdir, type(trainer))):
         try:
-            job = json.loads((folder / layout.ENVIRONMENT).read_text(encoding="utf-8")).get("torchrun_job")
+            job = access.read_object(folder / layout.ENVIRONMENT, folder).get("torchrun_job")
         except (OSError, ValueError):
             continue
         if job == distributed.job():
@@ -107,11 +107,12 @@ def find_best(best: Best, paths: list[Path]) -> Path | None:
 
 
 def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path]:
-    there = checkpoints(folder)
+    # First those that are not opened, to name them.
+    there = sorted(checkpoints(folder), key=lambda path: access.problem_of(path, folder) is None)
     problems = []
     for path in there:
         try:
-            found = _read(path)
+            found = _read(path, folder)
         except (CheckpointError, OSError) as error:
             problems.append(str(error))
             continue
@@ -123,9 +124,14 @@ def _newest(trainer: ConvnetTrainer, folder: Path) -> tuple[dict[str, Any], Path
     raise CheckpointError(f"none of the {len(there)} checkpoints in {folder} can be used:\n" + "\n".join(problems))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, folder: Path | None = None) -> dict[str, Any]:
+    """Read a checkpoint of a run; one in a run's folder has to be a file inside of that."""
+    problem = access.problem_of(path, folder) if folder is not None else None
+    if problem is not None:
+        raise CheckpointError(f"{path} cannot be read: {problem}.")
     found = checkpoint.read(path)
     if "run" not in found:
         raise CheckpointError(f"{path} holds weights alone, from which no run can go on; load them: load_model(path).")
+    contents.check(found, path)
     sharded.check_folder(found, path)
     return found

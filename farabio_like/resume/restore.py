@@ -6,21 +6,27 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .. import components, rng
+from ..callbacks import dispatch
 from ..checkpoint import objects as user_objects
 from ..components import dtensor, inventory
+from ..config.secrets import is_masked, restored
 from ..data.resumable import ResumePoint
 from ..distributed import fsdp
+from ..duck_typing import has_state
 from ..errors import CheckpointError
 from ..metrics.direction import Best
 from ..optim import state as step_state
 from . import horizon, inside, layers, optimizers
-from .attributes import averaging, class_name, components_of, loaders
+from .attributes import averaging, class_name, components_of, is_restorable, loaders
+from .contents import check_alike, using
 from .data import samples_to_pass_over
 
 if TYPE_CHECKING:
@@ -98,19 +104,23 @@ class Resumption:
         if not weights_only:
             # In the middle of an epoch its hook comes first, which may give an optimizer the parameters of the window.
             before_hook: dict[str, Any] = {"windows": {}} if self.batches else {}
-            step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
-            step_state.load_waiting(trainer, run["stepping"])
+            with using(self.file, "run/stepping"):
+                step_state.load_state_dict(trainer, {**run["stepping"], **before_hook})
+                step_state.load_waiting(trainer, run["stepping"])
         state.trained, state.loaded = True, None
-        _load_records(trainer, run)
+        _load_records(trainer, run, self.file)
         position = self.position
         # Before the hook that starts the epoch what it found when it was called, after it what is now.
         found = None if position is None else position.get("began")
         found = run.get("inside", {}) if found is None else found
-        inside.give_back(trainer, found, "model", "data")
-        _note_another(trainer, run.get("unchanged", {}))
+        with using(self.file, "run/inside"):
+            inside.give_back(trainer, found, "model", "data")
+        with using(self.file, "run/unchanged"):
+            _note_another(trainer, run.get("unchanged", {}))
         if not weights_only and state.stage is None:
             horizon.say_ends(trainer, run["num_epochs"], horizon.steps_of_epoch(trainer))
-        rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
+        with using(self.file, "run/rng"):
+            rng.set_state(run["rng"] if position is None else position["rng"], *loaders(trainer))
         if position is None:
             self.end()
 
@@ -124,9 +134,11 @@ class Resumption:
         state.progress.take_position(position)
         state.schedules.load_positions(trainer, position["schedulers"])
         if position["phase"] == "train" and position["batches"]:
-            ready = partial(self.ready, trainer)
+            ready, loader = partial(self.ready, trainer), position["loader"]
+            if is_masked(loader) and has_state(trainer.train_loader):
+                loader = restored(loader, trainer.train_loader.state_dict())
             done = samples_to_pass_over(trainer, position)
-            self.start = ResumePoint(position["batches"], ready, position["loader"], state.console.once, done)
+            self.start = ResumePoint(position["batches"], ready, loader, state.console.once, done)
             if done is not None:
                 self.start.passed = done // trainer.train_loader.batch_sampler.batch_size
             if hasattr(items, "start"):
@@ -152,16 +164,19 @@ class Resumption:
         assert position is not None and state.means is not None and state.metric_objects is not None
         start, self.start = self.start, None
         self._parts_again(trainer)
-        step_state.load_state_dict(trainer, self.saved["run"]["stepping"], within_pass=True)
-        step_state.load_waiting(trainer, self.saved["run"]["stepping"])
+        with using(self.file, "run/stepping"):
+            step_state.load_state_dict(trainer, self.saved["run"]["stepping"], within_pass=True)
+            step_state.load_waiting(trainer, self.saved["run"]["stepping"])
         trainer.epoch_metrics = copy.deepcopy(position["metrics"])
         self._evaluations_again(trainer)
-        state.means.load_state_dict(position["means"])
-        state.metric_objects.load_state_dict(position["objects"])
-        for name, record in position["objects"].get("records", {}).items():
-            metric = state.metric_objects.metrics.get(name)
-            if user_objects.fits(metric, record):
-                user_objects.restore(metric, record, trainer.device)
+        with using(self.file, "run/epoch/means"):
+            state.means.load_state_dict(position["means"])
+        with using(self.file, "run/epoch/objects"):
+            state.metric_objects.load_state_dict(position["objects"])
+            for name, record in position["objects"].get("records", {}).items():
+                metric = state.metric_objects.metrics.get(name)
+                if user_objects.fits(metric, record):
+                    user_objects.restore(metric, record, trainer.device)
         state.progress.batches = position["batches"]
         if any(position["asked"].values()):
             # No further batch: it was saved between stop_train(), say, and the end of the epoch.
@@ -178,8 +193,10 @@ class Resumption:
         """Give the random numbers their state, once: all is restored then."""
         if not self.ended:
             # Data sets not before: what is read again and dropped finds them as it did.
-            inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
-            rng.set_state(self.saved["run"]["rng"], *loaders(trainer))
+            with using(self.file, "run/inside"):
+                inside.give_back(trainer, self.saved["run"].get("inside", {}), "data")
+            with using(self.file, "run/rng"):
+                rng.set_state(self.saved["run"]["rng"], *loaders(trainer))
             self.end()
 
     # ---------------------------------------------------------------- inside
@@ -193,8 +210,9 @@ class Resumption:
         hand weights on: to a teacher, say, that is a copy of the model.
         """
         _load_parts(trainer, self.saved, self.file)
-        _load_records(trainer, self.saved["run"])
-        inside.give_back(trainer, self.saved["run"].get("inside", {}), "model")
+        _load_records(trainer, self.saved["run"], self.file)
+        with using(self.file, "run/inside"):
+            inside.give_back(trainer, self.saved["run"].get("inside", {}), "model")
 
     def _evaluations_again(self, trainer: ConvnetTrainer) -> None:
         """Give back the evaluations within the epoch; what the hook that starts it has evaluated is among them."""
@@ -211,8 +229,8 @@ class Resumption:
                 yield first
         else:  # items of the subclass's own
             start.say(f"{start.batches} items are read again and dropped, to go on where the run stopped")
-            for _ in range(start.batches - 1):
-                next(iterator, None)
+            for _ in islice(iterator, start.batches - 1):
+                pass
         self.ready(trainer)
         yield from iterator
 
@@ -254,7 +272,8 @@ def _load_parts(
         _load_components(trainer, saved["run"], file, before_hook)
     for name, callback in averaging(trainer).items():
         if name in saved["averages"]:
-            callback.load_model_state(trainer, saved["averages"][name])
+            with using(file, f"averages/{name}"):
+                callback.load_model_state(trainer, saved["averages"][name])
 
 
 def _load_components(
@@ -282,7 +301,8 @@ def _load_components(
                 )
             if name in rebuilding.cut:
                 values = optimizers.of_the_first_groups(values, rebuilding.cut[name])
-            _load_component(name, part, values, file, saved[name].get("shapes", ()))
+            with using(file, f"run/components/{name}"):
+                _load_component(name, part, values, file, saved[name].get("shapes", ()))
 
 
 def _fit_buffers(module: nn.Module | None, state: Any) -> None:
@@ -297,6 +317,8 @@ def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequen
         return
     # A copy: an optimizer takes the tensors that it is given, and changes them.
     values = copy.deepcopy(values)
+    if not isinstance(part, torch.optim.Optimizer) and is_masked(values):
+        values = restored(values, part.state_dict())
     if isinstance(part, torch.optim.Optimizer):
         parameters = components.parameters_of(part)
         # Not those of its state: an optimizer may keep one number per row, or one vector of all parameters.
@@ -310,11 +332,15 @@ def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequen
             if index < len(parameters):
                 entry.update({key: dtensor.like(value, parameters[index]) for key, value in entry.items()})
     try:
+        if isinstance(part, (LRScheduler, ReduceLROnPlateau)):
+            check_alike(values, part.state_dict(), "it")
+        groups = [dict(group) for group in part.param_groups] if isinstance(part, torch.optim.Optimizer) else []
         part.load_state_dict(values)
         if isinstance(part, torch.optim.Optimizer):
+            step_state.check_optimizer(part, groups)
             # Or its scheduler warns, where it moves before the next step.
             part._opt_called = True  # type: ignore[attr-defined]
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # an optimizer looks at nothing before it takes it
         raise CheckpointError(f"{file}: self.{name} cannot take its state: {error}") from error
 
 
@@ -331,7 +357,7 @@ def _note_another(trainer: ConvnetTrainer, unchanged: Mapping[str, Any]) -> None
         )
 
 
-def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
+def _load_records(trainer: ConvnetTrainer, run: dict[str, Any], file: str) -> None:
     """Give callbacks and the subclass's own attributes what they had."""
     waiting = list(run["callbacks"])
     for callback in components.each(trainer.callbacks, list, tuple):
@@ -339,13 +365,37 @@ def _load_records(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
         if found is not None:
             waiting.remove(found)
             if found[1]:
-                callback.load_state_dict(copy.deepcopy(found[1]))
-    vars(trainer).update(copy.deepcopy(run["attributes"]))
+                values = copy.deepcopy(found[1])
+                with using(file, f"run/callbacks/{found[0]}"):
+                    if type(dispatch.innermost(callback)).__module__.startswith("farabio_like."):
+                        check_alike(values, callback.state_dict(), found[0])
+                    callback.load_state_dict(restored(values, callback.state_dict()) if is_masked(values) else values)
+    there = vars(trainer)
+    for name in (*run["attributes"], *run["objects"]):
+        if not is_restorable(trainer, name):
+            raise CheckpointError(f"{file}: its field run/attributes or run/objects has {name!r}, which no run stores.")
+    for name, value in copy.deepcopy(run["attributes"]).items():
+        if name in there or not is_masked(value):
+            there[name] = restored(value, there.get(name))
+    _say_secrets(trainer, run)
     for name, found in run["objects"].items():
         value = vars(trainer).get(name)
-        if user_objects.fits(value, found):
-            setattr(trainer, name, user_objects.restore(value, found, trainer.device))
-        else:
+        with using(file, f"run/objects/{name}"):
+            fits = user_objects.fits(value, found)
+            if fits:
+                setattr(trainer, name, user_objects.restore(value, found, trainer.device))
+        if not fits:
             trainer._run_state.console.once(
                 f"self.{name} stays as the constructor has built it: it cannot take what the checkpoint has for it"
             )
+
+
+def _say_secrets(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
+    """Say which parts have secrets, which no file holds."""
+    own = {**run["attributes"], **run["objects"]}
+    parts = [f"self.{name}" for name, state in {**own, **run["components"]}.items() if is_masked(state)]
+    parts += [f"the callback {name}" for name, state in run["callbacks"] if is_masked(state)]
+    if parts:
+        trainer._run_state.console.once(
+            f"  secrets are in no checkpoint: those of {', '.join(parts)} are taken from this process"
+        )

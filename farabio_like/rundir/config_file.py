@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..checkpoint.plain import written
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 
 # Of a file that is read; the settings come after the configuration, so these are far beyond any that a run writes.
 LARGEST = 1 << 23  # characters
@@ -114,7 +114,7 @@ def _shown(event: yaml.Event) -> str:
     if isinstance(event, yaml.CollectionStartEvent):
         raise ConfigError(f"line {event.start_mark.line + 1}: a list or dict as a key")
     text = f"*{event.anchor}" if isinstance(event, yaml.AliasEvent) else event.value
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)
+    return printable(text)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 
 from .. import distributed
+from ..config.secrets import Secrets
 from ..packages import inside, installed
 
 LARGEST_SOURCE = 1 << 20  # bytes; a larger .py file is generated, not written
 
 
-def environment() -> dict[str, Any]:
-    """Return what a run depends on besides its code: versions, machine, command, commit."""
+def environment(secrets: Secrets) -> dict[str, Any]:
+    """Return what a run depends on besides its code: versions, machine, command without `secrets`, commit."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": [sys.executable, *sys.argv],
+        "command": secrets.arguments([sys.executable, *sys.argv]),
         "folder": os.getcwd(),
         "git_commit": _git_commit(),
         "torchrun_job": distributed.job(),

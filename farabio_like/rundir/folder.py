@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import platform
+import stat
+import sys
 import time
 import warnings
 import weakref
@@ -15,12 +17,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import distributed
+from ..checkpoint import access
 from ..checkpoint.files import write_text
-from ..checkpoint.plain import finite
-from ..errors import CheckpointError, ConfigError
+from ..checkpoint.plain import finite, written
+from ..config.secrets import Secrets, masked_state
+from ..errors import CheckpointError, ConfigError, printable
 from ..metrics.direction import Best
 from . import environment, layout
 from .runs import new_folder
+
+LONGEST_HOLDER = 200  # characters that are shown of who holds a lock
 
 
 class RunDir:
@@ -76,7 +82,7 @@ class RunDir:
         path = self.path / layout.LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not lockf, whose lock is gone as soon as anything in this process has read the file, to copy the folder say.
-        lock = open(path, "a+")  # noqa: SIM115  (it is open as long as the run lasts)
+        lock = _open_lock(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
@@ -84,7 +90,7 @@ class RunDir:
                 return self.hold()
         except OSError as error:
             lock.seek(0)
-            holder = lock.read()
+            holder = printable(lock.read(LONGEST_HOLDER))
             lock.close()
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ConfigError(
@@ -102,6 +108,33 @@ class RunDir:
         lock.flush()
         self._lock = lock
         _held.add(self)
+
+    def check(self) -> None:
+        """Look for what would be written to outside of the folder, by a run that goes on in one of a stranger.
+
+        Raises
+        ------
+        ConfigError
+            For a link that leads out of the folder, and for what is no file where a run writes one.
+        """
+        # What is written under another name and renamed takes the place of a link; these are written to.
+        found = [self.path / name for name in (layout.METRICS, layout.LOCK, layout.CHECKPOINTS, layout.PLOTS)]
+        found += [path for pattern in ("*.jsonl", "*.csv") for path in self.path.glob(pattern)]
+        for name in (layout.LAST, layout.BEST):
+            if (self.path / layout.CHECKPOINTS / name).is_dir():
+                found.append(self.path / layout.CHECKPOINTS / name)
+        for path in found:
+            is_folder = path.name in (layout.CHECKPOINTS, layout.PLOTS)
+            if access.leads_out(path, self.path):
+                said = "is a link that leads out of it"
+            elif os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
+                said = f"is no {'folder' if is_folder else 'regular file'}"
+            else:
+                continue
+            raise ConfigError(
+                f"the run folder {self.path} cannot be gone on with: {path.name} {said}. Go on from a checkpoint of "
+                "it elsewhere: copy that, and train(resume=path)."
+            )
 
     def release(self) -> None:
         """Let other processes train this run."""
@@ -129,13 +162,15 @@ class RunDir:
         return self.path / layout.WEIGHTS
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Write what is run: ``config.yaml``, ``environment.json`` and the code."""
+        """Write what is run: ``config.yaml``, ``environment.json`` and the code; in the first two no secrets."""
         if not distributed.is_main():
             return
         from .config_file import to_yaml
 
-        body = {"class": self.owner.__qualname__, "config": dict(config), "settings": dict(settings)}
-        text = json.dumps(environment.environment(), indent=2)
+        # As plain data first: what an object shows of itself is looked through too.
+        known = Secrets(config, settings, arguments=sys.argv)
+        body = {"class": self.owner.__qualname__, **known.values(written({"config": config, "settings": settings}))}
+        text = json.dumps(environment.environment(known), indent=2)
         try:
             (self.path / layout.CONFIG).write_text(to_yaml(body), encoding="utf-8")
             (self.path / layout.ENVIRONMENT).write_text(text + "\n", encoding="utf-8")
@@ -160,24 +195,19 @@ class RunDir:
         `best`.
         """
         path = self.path / layout.METRICS
-        there: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                there.append(json.loads(line))
-            except ValueError:
-                continue
         epochs = {entry["epoch"] for entry in history}
         missing = [record for entry in history for record in entry.get("evaluations", ())] + list(under_way)
-        kept = []
-        for entry in there:
+        kept: list[dict[str, Any]] = []
+        for _, entry in access.lines(path, self.path):
+            epoch, of_step = entry.get("epoch"), entry.get("step", 0)
             if "batch" in entry:
                 same = next((record for record in missing if _is_same(record, entry)), None)
                 if same is None:
                     continue
                 missing.remove(same)
-            elif "train" in entry and entry.get("epoch") not in epochs:
+            elif "train" in entry and (type(epoch) is not int or epoch not in epochs):
                 continue
-            elif entry.get("step", 0) > step:
+            elif not isinstance(of_step, (int, float)) or of_step > step:
                 continue
             kept.append(entry)
         known = {entry.get("epoch") for entry in kept if "train" in entry}
@@ -198,7 +228,7 @@ class RunDir:
         path = self.path / layout.METRICS
         self._notice_move()
         try:
-            append_line(path, entry)
+            append_line(path, masked_state(entry, Secrets()))  # a hook may have added anything
         except OSError as error:
             raise CheckpointError(f"cannot write {layout.shown(path)}: {error.strerror or error}.") from error
 
@@ -283,3 +313,13 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """Open the file of a lock, made where it is not there; never what a link leads to, nor a pipe, which would wait."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path.name} is no regular file", str(path))
+    return open(descriptor, "a+", encoding="utf-8", errors="replace")

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 
 from .. import checkpoint
+from ..checkpoint import access
 from .layout import CHECKPOINTS, ENVIRONMENT, INDEX, LAST
 
 
 def sweep_unfinished(folder: Path) -> None:
     """Remove what a run left that was killed in its first save, unless that may still be going on."""
     try:
-        host = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["host"]
-    except (OSError, ValueError, KeyError, TypeError):
+        host = access.read_object(folder / ENVIRONMENT, folder).get("host")
+    except (OSError, ValueError):
+        return
+    if access.leads_out(folder / CHECKPOINTS, folder):
         return
     if host == platform.node() and os.name == "posix":
         checkpoint.sweep(folder / CHECKPOINTS, alive=_is_alive)
@@ -36,9 +39,12 @@ def _is_alive(process: int) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run's folder, the newest first."""
+    """Return the checkpoints of a run's folder, the newest first; last what is no regular file inside of it."""
     inner = folder / CHECKPOINTS
     files = list((inner if inner.is_dir() else folder).glob("*.ckpt"))
+    # Those that are not opened come last; whoever takes them says why.
+    closed = sorted(path for path in files if access.problem_of(path, folder) is not None)
+    files = [path for path in files if path not in closed]
     known = read_index(folder).get("files", {})
 
     def age(path: Path) -> tuple[Any, ...]:
@@ -52,12 +58,13 @@ def checkpoints(folder: Path) -> list[Path]:
     if len(files) > 1 and not all(key[0] >= 0 for key in ages.values()):
         ages = {path: (_step_in(path), *key[1:]) for path, key in ages.items()}
     by_step = all(key[0] >= 0 for key in ages.values())
-    return sorted(files, key=lambda path: ages[path] if by_step else ages[path][1:], reverse=True)
+    return sorted(files, key=lambda path: ages[path] if by_step else ages[path][1:], reverse=True) + closed
 
 
 def _step_in(path: Path) -> int:
     """Return the step that a checkpoint says it is of, -1 where it cannot be read; the tensors are not."""
     try:
+        checkpoint.check_size(path)
         step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
     except Exception:  # whoever takes it reads it in full, and says what is wrong
         return -1
@@ -67,12 +74,12 @@ def _step_in(path: Path) -> int:
 def read_index(folder: Path) -> dict[str, Any]:
     """Return what ``checkpoints/index.json`` says; it is a hint, and may be missing, damaged or out of date."""
     try:
-        found = json.loads((folder / CHECKPOINTS / INDEX).read_text(encoding="utf-8"))
-        files = found["files"]
-        sound = isinstance(files, dict) and all(type(entry.get("step")) is int for entry in files.values())
-        return found if sound else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found = access.read_object(folder / CHECKPOINTS / INDEX, folder)
+    except (OSError, ValueError):
         return {}
+    files = found.get("files")
+    sound = isinstance(files, dict) and all(isinstance(e, dict) and type(e.get("step")) is int for e in files.values())
+    return found if sound else {}
 
 
 def is_finished(folder: Path) -> bool:

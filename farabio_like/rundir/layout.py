@@ -22,6 +22,7 @@ PLOTS = "plots"  # a folder
 REPORT = "report.html"
 NOTES = "notes.txt"  # there where something could not be said on the terminal
 LOCK = ".lock"  # there while a process trains the run
+FILES = (CONFIG, ENVIRONMENT, METRICS, WEIGHTS, REPORT, LOCK)
 
 # In the folder of its checkpoints.
 LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"

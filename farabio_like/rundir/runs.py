@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..checkpoint import access
 from ..errors import ConfigError
 from . import layout
 
@@ -33,6 +34,6 @@ def newest_weights(logdir: str | Path, owner: type) -> Path | None:
     best, last = (Path(layout.CHECKPOINTS, name) for name in (layout.BEST, layout.LAST))
     for folder in reversed(layout.folders_of(logdir, owner)):
         for name in (best, layout.WEIGHTS, last):
-            if (folder / name).is_file():
+            if (folder / name).is_file() and access.problem_of(folder / name, folder) is None:
                 return folder / name
     return None

@@ -20,6 +20,7 @@ from ..checkpoint import sharded
 from ..checks import hooks
 from ..checks import run as run_checks
 from ..config.config import to_dict
+from ..config.secrets import Secrets
 from ..config.settings import SETTINGS
 from ..data import worker_processes
 from ..errors import CheckpointError
@@ -263,7 +264,8 @@ def _report_failure(trainer: ConvnetTrainer, error: BaseException) -> None:
     state = trainer._run_state
     if state.folder is None or signals.stops_at_once(state.requests, error):
         return
-    text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR].rstrip(": ")
+    secrets = Secrets(to_dict(trainer.config), arguments=sys.argv)
+    text = secrets.text(f"{type(error).__name__}: {error}")[:LONGEST_ERROR].rstrip(": ")
     with contextlib.suppress(CheckpointError):  # no room, which may be what has ended the run
         state.folder.append({"step": state.progress.step, "error": text})
     drawing.draw_run(trainer)

@@ -15,7 +15,7 @@ from ..distributed import fsdp
 from ..errors import CheckpointError, ConfigError, HookError
 from ..loggers import run as loggers
 from ..metrics.values import plain_metrics
-from ..resume import attributes, saving
+from ..resume import attributes, contents, saving
 from ..rundir import layout, runs
 from . import drawing
 
@@ -56,19 +56,20 @@ def load_weights(trainer: ConvnetTrainer, path: str | Path | None) -> None:
         state.weights = state.loaded or "those in memory" + ("" if state.trained else ", as built: no run was found")
         return
     found = distributed.from_main(partial(_read, path))
-    if "format" in found:
+    ours = _is_ours(found)
+    if ours:
         found = sharded.read_shards({**found, "run": None}, path, fsdp.mesh_of(trainer))
     try:
         components.load_model_state(components.model_of(trainer), checkpoint.weights_of(found), str(path))
     except CheckpointError as error:
-        then = found.get("class") if "format" in found else None
-        written = f"\nWritten by {then}, read by {type(trainer).__name__}." if then else ""
+        written = f"\nWritten by {found['class']}, read by {type(trainer).__name__}." if ours else ""
         raise CheckpointError(f"{error}{written}") from None
-    averages = found.get("averages", {}) if "format" in found else {}
+    averages = found["averages"] if ours else {}
     for name, callback in attributes.averaging(trainer).items():
         if name in averages:
-            callback.load_model_state(trainer, averages[name])
-    epoch = f", epoch {found['epoch']}" if "format" in found else ""
+            with contents.using(path, f"averages/{name}"):
+                callback.load_model_state(trainer, averages[name])
+    epoch = f", epoch {found['epoch']}" if ours else ""
     state.weights = f"{layout.shown(path)}{epoch}"
     if chosen_by_user:
         state.loaded = state.weights
@@ -76,8 +77,15 @@ def load_weights(trainer: ConvnetTrainer, path: str | Path | None) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     found = checkpoint.read(path / layout.WEIGHTS if path.is_dir() else path)
-    sharded.check_folder(found, path)
+    if _is_ours(found):
+        contents.check_weights(found, path)
+        sharded.check_folder(found, path)
     return found
+
+
+def _is_ours(found: dict[str, Any]) -> bool:
+    """Return whether a file is a checkpoint that a trainer has written, and no other one's."""
+    return {"format", "class", "model"} <= found.keys()
 
 
 def open_test(trainer: ConvnetTrainer) -> None:

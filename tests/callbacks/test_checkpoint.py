@@ -231,13 +231,18 @@ def test_arguments_are_checked(arguments):
         Checkpoint(**arguments)
 
 
-@pytest.mark.parametrize("name", ["{outside}", "../victim.txt", "best.ckpt", "last.ckpt", "epoch-0001.ckpt/../../x", 7])
+OTHERS = "epoch-0001-accuracy-0.9000.ckpt"  # another callback's
+
+
+@pytest.mark.parametrize(
+    "name", ["{outside}", "../victim.txt", "best.ckpt", "last.ckpt", "epoch-0001.ckpt/../../x", 7, OTHERS]
+)
 def test_names_of_a_stranger_are_not_deleted(tmp_path, name):
     outside = tmp_path / "victim.txt"
     outside.write_text("precious")
     callback = Checkpoint("loss", top_k=1)
     name = name.format(outside=outside) if isinstance(name, str) else name
     callback.load_state_dict(
-        {"kept": [[1e30, 1, name], [1e29, 2, "epoch-0002-loss-0.5.ckpt"]], "stage": None, "due": None}
+        {"kept": [[1e30, 1, name], [1e29, 2, "epoch-0002-loss-1.00e+29.ckpt"]], "stage": None, "due": None}
     )
-    assert [entry[2] for entry in callback._kept] == ["epoch-0002-loss-0.5.ckpt"] and outside.exists()
+    assert [entry[2] for entry in callback._kept] == ["epoch-0002-loss-1.00e+29.ckpt"] and outside.exists()

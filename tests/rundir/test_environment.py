@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from farabio_like import ConvnetTrainer, rundir
+from farabio_like.config.secrets import Secrets
 from farabio_like.rundir import environment
 
 
@@ -29,10 +30,10 @@ def test_environment_json_says_where_and_with_what():
 def test_environment_json_has_the_commit_and_says_when_it_is_not_all():
     git = "git -c user.name=a -c user.email=a@b -c commit.gpgsign=false -c init.defaultBranch=main"
     os.system(f"{git} init -q . && echo 1 > file && {git} add file && {git} commit -q -m first")
-    commit = environment.environment()["git_commit"]
+    commit = environment.environment(Secrets())["git_commit"]
     assert len(commit) == 40
     Path("file").write_text("2")
-    assert environment.environment()["git_commit"] == f"{commit}-dirty"
+    assert environment.environment(Secrets())["git_commit"] == f"{commit}-dirty"
 
 
 SCRIPT = """
