@@ -15,11 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.plain import is_plain
+from ..config.settings import OF_A_STAGE
 from ..errors import CheckpointError, FarabioError
 
 LARGEST = 1 << 53  # of a count
 LONGEST_NAME = 1000  # characters
 _PHASES = ("train", "evaluate")
+_SETTINGS_OF_A_STAGE = frozenset(f"_{name}" for name in OF_A_STAGE)
 
 
 @contextlib.contextmanager
@@ -176,15 +178,109 @@ def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_best(value: Any) -> bool:
-    if not _is_list(value) or len(value) != 4:
+    if not _is_list(value) or len(value) not in (4, 5):
         return False
-    part, name, best, epoch = value
+    part, name, best, epoch, step = (*value, None)[:5]
+    if step is not None and not _is_count(step):
+        return False
     return part in ("train", "valid") and _is_name(name) and _is_number(best) and best == best and _is_count(epoch)
 
 
 def _are_callbacks(value: Any) -> bool:
     pairs = _is_list(value) and all(_is_list(pair) and len(pair) == 2 for pair in value)
     return pairs and all(_is_name(name) and isinstance(state, dict) for name, state in value)
+
+
+def _are_callbacks_of_a_rank(value: Any) -> bool:
+    """Return whether a value may be the callbacks of a rank; None stands for the state that all ranks have."""
+    return _is_list(value) and all(
+        _is_list(pair) and len(pair) == 2 and _is_name(pair[0]) and isinstance(pair[1], (dict, type(None)))
+        for pair in value
+    )
+
+
+def _is_names(value: Any) -> bool:
+    return _is_list(value) and all(map(_or_none(_is_name), value))
+
+
+def _is_path(value: Any) -> bool:
+    """Return whether a value is the place of a part: an attribute, and keys of dicts and lists."""
+    keys = _is_list(value) and len(value) > 0 and isinstance(value[0], str) and value[0].isidentifier()
+    return keys and all(isinstance(key, (str, int, float, bool, type(None))) for key in value[1:])
+
+
+def _is_layout(value: Any) -> bool:
+    """Return whether a value may tell how an optimizer or a schedule is made, see `resume.optimizers`."""
+    if not _is_named(value) or not (_is_name(value.get("module")) and _is_name(value.get("class"))):
+        return False
+    if "path" in value and not _is_path(value["path"]):
+        return False
+    if "groups" in value:
+        return _is_list(value["groups"]) and all(map(_is_names, value["groups"]))
+    inner = value.get("inner")
+    return _or_none(_is_name)(value.get("of")) and _is_list(inner) and all(map(_is_layout, inner))
+
+
+def _are_layouts(value: Any) -> bool:
+    return _is_named(value) and _all(value, _is_layout)
+
+
+def _is_pair(value: Any) -> bool:
+    named = _is_list(value) and len(value) == 2 and _is_name(value[0]) and not value[0].startswith("__")
+    return named and (value[1] is None or _is_state(value[1]))
+
+
+def _are_pairs(value: Any) -> bool:
+    return _is_named(value) and _all(value, lambda pairs: _is_list(pairs) and all(map(_is_pair, pairs)))
+
+
+def _is_layer(value: Any) -> bool:
+    if not _is_named(value) or not _or_none(_is_path)(value.get("path")):
+        return False
+    kind, empty, fields = (value.get(name) for name in ("class", "empty", "fields"))
+    if not (_is_names(kind) and len(kind) == 2 and _is_named(empty) and _all(empty, _is_names)):
+        return False
+    return empty.keys() == {"_parameters", "_buffers", "_modules"} and _is_list(fields) and all(map(_is_pair, fields))
+
+
+_OF_INSIDE = {
+    "flags": lambda value: _is_named(value) and _all(value, _is_flag),
+    "eval": lambda value: value is None or _is_names(value),
+    "model": _are_pairs,
+    "data": _are_pairs,
+    "layers": lambda value: _is_named(value) and _all(value, _is_layer),
+    "settings": lambda value: _is_named(value) and _all(value, is_plain) and value.keys() <= _SETTINGS_OF_A_STAGE,
+}
+
+
+def _is_inside(value: Any) -> bool:
+    return _is_named(value) and all(name in _OF_INSIDE and _OF_INSIDE[name](part) for name, part in value.items())
+
+
+def _is_print(value: Any) -> bool:
+    texts = _is_named(value) and all(_or_none(_is_name)(value.get(name)) for name in ("order", "samples"))
+    return texts and {"order", "samples", "length"} <= value.keys() and _or_none(_is_count)(value["length"])
+
+
+def _is_data(value: Any) -> bool:
+    if not _is_named(value) or not {"print", "indices", "base"} <= value.keys():
+        return False
+    indices = value["indices"]
+    return (
+        _is_print(value["print"])
+        and _or_none(_is_print)(value["base"])
+        and _is_named(indices)
+        and _all(indices, lambda part: _is_tensor(part) and part.dim() == 1 and not part.is_floating_point())
+    )
+
+
+def _is_position_of_a_schedule(value: Any) -> bool:
+    """Return whether a value may be where a schedule stood; a number is of an older file."""
+    if value is None or _is_whole(value):
+        return True
+    return (
+        _is_list(value) and len(value) == 2 and (_is_whole(value[0]) or _is_names(value[:1])) and _is_names(value[1:])
+    )
 
 
 def _are_attributes(value: Any) -> bool:
@@ -216,7 +312,17 @@ _OF_A_RUN: Sequence[tuple[str, str, Callable[[Any], bool]]] = (
 )
 _MAY_BE_IN_A_RUN = (
     ("unchanged", "a dict", _is_named),
+    ("built", "optimizers and schedules by their places", lambda v: _is_list(v) and all(map(_are_layouts, v))),
+    ("inside", "what hooks had changed", _is_inside),
+    ("data", "fingerprints of loaders", lambda value: _is_named(value) and _all(value, _is_data)),
     ("ranks", "a list of dicts", lambda value: _is_list(value) and all(map(_is_dict, value))),
+)
+_MAY_BE_IN_A_POSITION: Sequence[tuple[str, str, Callable[[Any], bool]]] = (
+    ("began", "None, or what hooks had changed", _or_none(_is_inside)),
+    ("layouts", "None, or optimizers and schedules by their places", _or_none(_are_layouts)),
+    ("samples", "None or a number of samples", _or_none(_is_count)),
+    ("batch_size", "None or a number of samples", _or_none(lambda value: _is_count(value) and value > 0)),
+    ("evaluations", "a list of evaluations", lambda value: _is_list(value) and all(map(_is_evaluation, value))),
 )
 _OF_SHARDS = (
     ("folder", "the name of a folder", lambda value: True),  # names are checked where they are used
@@ -228,16 +334,29 @@ _OF_SHARDS = (
 # ---------------------------------------------------------------- the larger fields
 
 
+def _is_evaluation(value: Any) -> bool:
+    counted = _is_dict(value) and all(_is_count(value.get(name)) for name in ("epoch", "step", "batch"))
+    return counted and _is_named(value.get("valid"))
+
+
 def _check_entry(entry: Mapping[str, Any], look: _Look) -> None:
     look.at(entry, "epoch", "the number of an epoch", _is_count)
     look.at(entry, "seconds", "a number of seconds", _is_duration)
     for part in ("train", "valid"):
         look.at(entry, part, "metrics by their names", _is_named)
+    if "evaluations" in entry:
+        look.at(entry, "evaluations", "a list of evaluations", lambda v: _is_list(v) and all(map(_is_evaluation, v)))
+    if "batches" in entry:
+        look.at(entry, "batches", "a number of batches", _is_count)
 
 
 def _check_component(part: Mapping[str, Any], look: _Look) -> None:
     look.at(part, "class", "the name of a class", _is_name)
     look.at(part, "state", "a state", lambda value: value is not None)
+    if "layout" in part:
+        look.at(part, "layout", "class and groups of an optimizer, or class of a schedule", _is_layout)
+    if "defaults" in part:
+        look.at(part, "defaults", "options by names", _is_named)
     if "shapes" not in part:
         return
     look.at(part, "shapes", "a list of shapes", lambda value: _is_list(value) and all(map(_or_none(_is_list), value)))
@@ -256,6 +375,7 @@ def _check_stepping(stepping: Mapping[str, Any], look: _Look) -> None:
         ("waiting", "tensors by names", lambda value: _is_named(value) and _all(value, _is_tensor)),
         ("scalers", "dicts by names", lambda value: _is_named(value) and _all(value, _is_dict)),
         ("windows", "dicts by names", lambda value: _is_named(value) and _all(value, _is_dict)),
+        ("schedules", "names by places", lambda value: _is_named(value) and _all(value, _is_name)),
     ):
         if name in stepping:
             look.at(stepping, name, expected, fits)
@@ -295,7 +415,12 @@ def _check_position(position: Mapping[str, Any], path: Path, where: str) -> None
     look.at(position, "phase", "'train' or 'evaluate'", lambda value: value in _PHASES)
     look.at(position, "batches", "a number of batches", _is_count)
     look.at(position, "seconds", "a number of seconds", _is_duration)
-    look.at(position, "schedulers", "a list of numbers", lambda value: _is_list(value) and all(map(_is_whole, value)))
+    look.at(
+        position, "schedulers", "a list of positions", lambda v: _is_list(v) and all(map(_is_position_of_a_schedule, v))
+    )
+    for name, expected, fits in _MAY_BE_IN_A_POSITION:
+        if name in position:
+            look.at(position, name, expected, fits)
     look.at(position, "asked", "a dict", _is_dict)
     for name in ("stop", "leave", "stop_loader"):
         _Look(path, f"{where}/asked").at(position["asked"], name, "True or False", _is_flag)
@@ -312,7 +437,7 @@ def _check_rank(rank: Mapping[str, Any], path: Path, where: str) -> None:
     if rank["rng"] is not None:
         _check_rng(rank["rng"], _Look(path, f"{where}/rng"))
     if "callbacks" in rank:
-        look.at(rank, "callbacks", "a list of names and dicts", _are_callbacks)
+        look.at(rank, "callbacks", "a list of names and dicts", _are_callbacks_of_a_rank)
     if "stepping" in rank:
         look.at(rank, "stepping", "a dict", _is_dict)
         _check_stepping(rank["stepping"], _Look(path, f"{where}/stepping"))

@@ -120,6 +120,9 @@ def _restorable(trainer: ConvnetTrainer, name: str, then: dict[str, Any], now: d
         return False
     if then["base"] is None or now["base"] is None or not _same_print(then["base"], now["base"]):
         return False
+    length = now["base"]["length"] or 0
+    if any(part.numel() and not 0 <= int(part.min()) <= int(part.max()) < length for part in then["indices"].values()):
+        return False  # of a damaged file, or a stranger's
     batches = attribute(getattr(trainer, f"{name}_loader"), "batch_sampler")
     batches = attribute(batches, "whole", batches)
     return type(batches) is BatchSampler and type(batches.sampler) in _PLAIN

@@ -29,7 +29,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.settings import OF_A_STAGE
 from ..data.loaders import Items
-from ..duck_typing import has_state, is_a, own_attributes
+from ..duck_typing import has_state, is_a, is_method, own_attributes
 from . import layers
 from .attributes import say_left_out
 
@@ -322,7 +322,9 @@ class _Holder:
         self.hooks = layers.hooks_of(holder) if is_a(holder, nn.Module) else 0
 
     def _tables(self) -> Iterator[dict[str, Any]]:
-        yield own_attributes(self.holder) or {}
+        own = own_attributes(self.holder)
+        if own is not None:  # an empty one may get some
+            yield own
         if is_a(self.holder, nn.Module):
             yield from (self.holder._modules, self.holder._parameters, self.holder._buffers)
 
@@ -497,7 +499,8 @@ def _set(holder: Any, name: str, state: user_objects.State, device: torch.device
     if table is None:
         return False
     there = table.get(name)
-    if not user_objects.fits(there, state):
+    # A file can hide no method.
+    if not user_objects.fits(there, state) or is_method(type(holder), name):
         return False
     # Not by setattr: the class may be frozen, or have a property of the name.
     table[name] = user_objects.restore(there, state, device)
@@ -517,7 +520,11 @@ def _give_layers(trainer: ConvnetTrainer, found: Found) -> None:
         elif [type(there).__module__, type(there).__qualname__] == entry["class"]:
             continue  # its attributes are given below
         else:
-            fields = {name: user_objects.restore(None, part, trainer.device) for name, part in entry["fields"]}
+            fields = {
+                name: user_objects.restore(None, part, trainer.device)
+                for name, part in entry["fields"]
+                if not is_method(nn.Module, name)
+            }
             layer = layers.make(entry, fields)
         parent, _, name = where.rpartition(".")
         if layer is None:

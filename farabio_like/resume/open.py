@@ -12,8 +12,8 @@ from ..distributed import fsdp
 from ..errors import ConfigError
 from ..rundir import index, layout
 from ..state.run_state import first_epoch
+from . import contents, find, rank_part
 from . import data as samples
-from . import find, rank_part
 from .capture import made_with
 from .restore import Resumption
 
@@ -30,7 +30,8 @@ def resume_run(trainer: ConvnetTrainer, resume_from: Any, other_data: bool = Fal
     saved, path = found
     saved = sharded.read_shards(saved, path, fsdp.mesh_of(trainer))
     state.resumption = Resumption(rank_part.own_part(trainer, saved), str(path))
-    samples.take_back(trainer, saved["run"].get("data", {}), str(path), other_data)
+    with contents.using(path, "run/data"):
+        samples.take_back(trainer, saved["run"].get("data", {}), str(path), other_data)
     state.resumption.counters(trainer)
     _announce(trainer, saved, path)
     folder = path.parent.parent
