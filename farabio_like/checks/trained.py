@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import components
 from ..callbacks.base import Callback
+from ..checkpoint.plain import PLAIN
 from ..components import dtensor, inventory
 from ..config.config import Config
 from ..duck_typing import attribute, is_a, own_attributes
@@ -174,8 +176,11 @@ def check_parameters(trainer: ConvnetTrainer) -> None:
         Where an optimizer has nothing but parameters that a hook has replaced.
     """
     state = trainer._run_state
+    if state.checked is not None and _same(state.checked[1], _objects(trainer, state.checked[0])):
+        return
     first, known = state.untrained is None, state.untrained or set()
     there = Trained(trainer)
+    state.checked = there, _objects(trainer, there)
     moved = {id(p) for optimizer in there.optimizers for p in components.parameters_of(optimizer)}
     if not first:
         check_optimizers(trainer)
@@ -207,6 +212,26 @@ def check_parameters(trainer: ConvnetTrainer) -> None:
                 "Write self.optimizer.add_param_group({'params': ...}) where they are made, or make the optimizer anew."
             )
         warnings.warn(f"{owner(trainer)}: {text}", stacklevel=_outside())
+
+
+def _objects(trainer: ConvnetTrainer, there: Trained) -> list[Any]:
+    """Return what the check depends on: nothing is to be told again while all of it are the very same objects."""
+    found: list[Any] = []
+    for name, value in vars(trainer).items():
+        if name not in _APART and type(value) not in PLAIN:
+            found.append(value)
+            if type(value) in (list, tuple, dict) and len(value) <= inventory.MOST_ASKED:
+                found += value.values() if type(value) is dict else value
+    for module in there.modules.values():
+        for parameter in module.parameters():
+            found += (parameter, parameter.requires_grad)
+    for optimizer in there.optimizers:
+        found += components.parameters_of(optimizer)
+    return found
+
+
+def _same(then: list[Any], now: list[Any]) -> bool:
+    return len(then) == len(now) and all(map(operator.is_, then, now))
 
 
 def _copies(there: Trained, ids: set[int]) -> set[int]:

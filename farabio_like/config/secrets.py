@@ -6,6 +6,7 @@ in ``api_token`` or ``--password``, or by its place in an address. Nothing is re
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -68,6 +69,7 @@ def _words(name: str) -> list[tuple[str, bool]]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)  # of every checkpoint the names are the same
 def _kind(name: str) -> int:
     """Return which values of a name are secrets: none, those that are text, or numbers too."""
     pairs = _words(name)

@@ -360,7 +360,9 @@ def _parts(trainer: ConvnetTrainer, held: Inventory) -> list[Any]:
 
 def _names_and_values(table: dict[str, Any]) -> list[Any]:
     """Return what is in a table of attributes, without the mode of a module, which the loops set."""
-    return [*table, *(value for name, value in table.items() if name != "training")]
+    values = dict(table)
+    values.pop("training", None)
+    return [*values, *values.values()]
 
 
 def _contents(container: Any) -> list[Any]:

@@ -82,6 +82,7 @@ class RunState:
     before_stage: dict[str, Any] = field(default_factory=dict)  # settings that the stage changed
     weights_before: tuple[int, tuple[float, ...]] | None = None  # when the first epoch began
     untrained: set[tuple[str, int]] | None = None  # names and ids of parameters in no optimizer; None before a batch
+    checked: Any = None  # the parameters and optimizers of the last check, and the objects that it depends on
     determinism: tuple[Any, ...] | None = None  # what the run has set aside for `_deterministic`
     best: Best | None = None
 
