@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import BatchSampler, DataLoader, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from ..duck_typing import attribute, own_attributes
+from ..duck_typing import attribute, is_a, own_attributes
 
 DEEPEST = 6  # containers within containers that are looked into
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
@@ -71,7 +71,7 @@ def _of_part(part: Any, depth: int) -> list[int] | None:
 def _stated(part: Any) -> int | None:
     """Return the number of samples that an object says it has, as batches of graphs and of ``tensordict`` do."""
     for name in ("num_graphs", "batch_size"):
-        number = None if isinstance(part, dict) else attribute(part, name)
+        number = None if is_a(part, dict) else attribute(part, name)
         number = number[0] if isinstance(number, tuple) and number else number
         if type(number) is int:
             return number
@@ -80,9 +80,9 @@ def _stated(part: Any) -> int | None:
 
 def _fields(part: Any) -> list[Any] | None:
     """Return the parts of what has names for them, None for anything else."""
-    if isinstance(part, Mapping):
+    if is_a(part, Mapping):
         return list(part.values())
-    if isinstance(part, tuple):  # with names
+    if is_a(part, tuple):  # with names
         return list(part)
     if dataclasses.is_dataclass(part):
         return [attribute(part, field.name) for field in dataclasses.fields(part)]
@@ -107,14 +107,14 @@ def _of_sequence(parts: Any, depth: int, outermost: bool = False) -> list[int] |
     if not len(parts):
         return None if outermost else [0]
     if _is_plain_list(parts):
-        return [len(parts)] if not outermost or isinstance(parts[0], (str, bytes)) else None
+        return [len(parts)] if not outermost or is_a(parts[0], (str, bytes)) else None
     together = _common(parts, depth)
     if together is None:
         return [len(parts)] if not outermost or _alike(parts) else None
     if not outermost:
         each = [len(parts)] if _alike(parts) or not together else []
         return [*each, *together]
-    tensors = all(isinstance(part, Tensor) for part in parts)
+    tensors = all(is_a(part, Tensor) for part in parts)
     if tensors:  # a pair of inputs and targets, mostly
         shapes = {part.shape for part in parts}
         ragged = len(parts) > 2 and len(shapes) > 1 and _alike(parts) and parts[0].dim() > (2 if together else 1)
@@ -134,9 +134,9 @@ def _alike(parts: Any) -> bool:
 
 
 def _kind_of(part: Any, depth: int = 0) -> Any:
-    if isinstance(part, Tensor):
+    if is_a(part, Tensor):
         return Tensor, part.dim()
-    if isinstance(part, Mapping):
+    if is_a(part, Mapping):
         return type(part), tuple(sorted(map(str, part)))
     if type(part) in (list, tuple) and depth < DEEPEST:
         return type(part), tuple(_kind_of(one, depth + 1) for one in part)
@@ -153,9 +153,9 @@ def _guess(batch: Any) -> int:
 
 
 def _tensors(part: Any, depth: int) -> Iterator[Tensor]:
-    if isinstance(part, Tensor):
+    if is_a(part, Tensor):
         yield part
-    elif not isinstance(part, _PLAIN) and depth <= DEEPEST:
+    elif not is_a(part, _PLAIN) and depth <= DEEPEST:
         inside = part if type(part) in (list, tuple) else _fields(part)
         for one in inside or ():
             yield from _tensors(one, depth + 1)
@@ -174,11 +174,11 @@ def _first_dimension(batch: Any) -> int:
     first = next((tensor for tensor in _tensors(batch, 0) if tensor.dim()), None)
     if first is not None:
         return first.size(0)
-    while isinstance(batch, Mapping) and batch:
+    while is_a(batch, Mapping) and batch:
         batch = next(iter(batch.values()))
-    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (list, tuple)):
+    if is_a(batch, (list, tuple)) and batch and is_a(batch[0], (list, tuple)):
         batch = batch[0]
-    return len(batch) if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (str, bytes)) else 1
+    return len(batch) if is_a(batch, (list, tuple)) and batch and is_a(batch[0], (str, bytes)) else 1
 
 
 # ---------------------------------------------------------------- a batch of a loader
@@ -284,7 +284,7 @@ class SampleCounter:
 def _is_plain(batch: Any) -> bool:
     if type(batch) in (list, tuple):
         return all(_is_plain(part) for part in batch)
-    return isinstance(batch, (Tensor, *_PLAIN))
+    return is_a(batch, (Tensor, *_PLAIN))
 
 
 class CountingCollate:

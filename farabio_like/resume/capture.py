@@ -85,7 +85,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "best": list(state.best) if state.best is not None else None,
             "history": masked_state(plain_data(state.history, "history"), secrets),  # hooks may add to any entry
             "components": found["components"],
-            "built": optimizers.built(trainer),
+            "built": optimizers.built(trainer) if state.watched[3] else [],
             "unchanged": found["unchanged"],
             "callbacks": masked_state(found["callbacks"], secrets),
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..checkpoint.plain import finite
 from ..data.image_masks import ImageMaskFolder
 from ..errors import ConfigError, DataError
 from ..rundir import layout
+from ..rundir.index import checkpoints
 from .folds import labels_of, split
 from .masks import as_csv
 
@@ -160,7 +162,7 @@ def cross_validate(
         raise DataError(f"train has {samples} samples and valid {_samples(valid)}; expected the same ones.")
     labels = labels_of(train) if labels is None else labels
     parts = split(samples, folds, labels, groups, seed)
-    home = Path(folder)
+    home = Path(folder).absolute()
 
     def build(number: int | None) -> Any:
         """Return the trainer of a fold, or one without data and folder, which is there for its model."""
@@ -181,7 +183,7 @@ def cross_validate(
         if number == 0:
             _check_plan(home, {"seed": seed, "samples": samples, "folds": parts, "ids": getattr(train, "ids", None)})
         trainer._run_state.console.line(f"fold {number + 1} of {folds}")
-        trainer.train(resume=True)
+        trainer.train(resume=distributed.from_main(partial(_newest_run, trainer)))
         found = _best_of(trainer)
         if trainer.test_loader is not None:
             tested = trainer.test()
@@ -235,6 +237,12 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
             f"{other} has the folds of other data, or of another seed or number. Write folder= with another one, or "
             "delete it to begin anew."
         )
+
+
+def _newest_run(trainer: Any) -> Path | bool:
+    """Return the run of a fold that was begun, or has ended; False where there is none to go on with."""
+    runs = [run for run in layout.folders_of(trainer._logdir, type(trainer)) if checkpoints(run)]
+    return runs[-1] if runs else False
 
 
 def _best_of(trainer: Any) -> dict[str, float]:

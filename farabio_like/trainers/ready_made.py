@@ -96,7 +96,7 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "results": path("for the run folder"),
     }
 
-    _seed: int | None = 0
+    _seed = 0
     _lr: float = 1e-3
     _batch_size: int = 8
     _num_workers: int = 0

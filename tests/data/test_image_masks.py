@@ -9,8 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from farabio_like import ConfigError, DataError
-from farabio_like.data import ImageMaskFolder, read_image
-from farabio_like.data.resumable import seeded
+from farabio_like.data import ImageMaskFolder, Items, read_image
 
 v2 = pytest.importorskip("torchvision.transforms.v2")
 
@@ -362,13 +361,13 @@ def test_patches_depend_on_seed_and_position(workers, tmp_path):
     data = large(tmp_path, patch=8, transform=v2.RandomHorizontalFlip())
 
     def epoch(seed):
-        loader = seeded(DataLoader(data, batch_size=2, num_workers=workers), seed)
-        return torch.cat([images for images, _ in loader])
+        loader = DataLoader(data, batch_size=2, num_workers=workers)
+        return torch.cat([images for _, (images, _) in Items(loader, "train", seed)])
 
     first = epoch((0, "train", 1))
     assert torch.equal(first, epoch((0, "train", 1)))
-    alone = seeded(DataLoader(data), (0, "train", 1))
-    assert torch.equal(first, torch.cat([images for images, _ in alone]))
+    alone = Items(DataLoader(data), "train", (0, "train", 1))
+    assert torch.equal(first, torch.cat([images for _, (images, _) in alone]))
     assert not torch.equal(first, epoch((0, "train", 2)))
 
 
