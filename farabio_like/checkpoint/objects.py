@@ -396,7 +396,10 @@ def _is_own_class(cls: type) -> bool:
 def _fields(value: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(type(value)):
         return own_attributes(value) or {}
-    found = {field.name: attribute(value, field.name, _NOTHING) for field in dataclasses.fields(type(value))}
+    names = [field.name for field in dataclasses.fields(type(value))]
+    chosen = attribute(type(value), "IN_CHECKPOINTS")  # of the base's own
+    names = [name for name in names if name in chosen] if is_a(chosen, tuple) else names
+    found = {name: attribute(value, name, _NOTHING) for name in names}
     return {name: part for name, part in found.items() if part is not _NOTHING}
 
 

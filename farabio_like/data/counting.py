@@ -18,6 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from ..duck_typing import attribute, is_a, own_attributes
 
+MOST_FIELDS = 64  # attributes of an object that is taken for a batch; a module of Python has more
 DEEPEST = 6  # containers within containers that are looked into
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
@@ -84,10 +85,10 @@ def _fields(part: Any) -> list[Any] | None:
         return list(part.values())
     if is_a(part, tuple):  # with names
         return list(part)
-    if dataclasses.is_dataclass(part):
+    if dataclasses.is_dataclass(type(part)):
         return [attribute(part, field.name) for field in dataclasses.fields(part)]
     own = own_attributes(part)
-    return list(own.values()) if own else None
+    return list(own.values()) if own and len(own) <= MOST_FIELDS else None
 
 
 def _common(parts: Iterable[Any], depth: int) -> list[int] | None:

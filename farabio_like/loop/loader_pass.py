@@ -108,7 +108,10 @@ def follow(trainer: ConvnetTrainer, name: str, items: Iterable[Any] | None) -> I
         raise HookError(f"{type(trainer).__name__} has no {name} loader. Set self.{name}_loader in {where}(self).")
     if name != "train":
         return _evaluation(trainer, name, items)
-    return iter(()) if trainer._run_state.resumption.trained_already(trainer) else _training(trainer, items)
+    if state.resumption.trained_already(trainer):
+        state.schedules.add_new(trainer)
+        return iter(())
+    return _training(trainer, items)
 
 
 def skip_batch(trainer: ConvnetTrainer) -> None:

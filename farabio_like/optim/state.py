@@ -222,7 +222,9 @@ def _fits(value: Any, expected: Any, parameter: Tensor) -> bool:
         return True
     if expected.dim() == 0:
         number = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta and not value.is_complex()
-        return (number or isinstance(value, (int, float))) and bool(0 <= value < math.inf)
+        # Of a parameter of one number, what is kept of it may be below 0; a number of steps may not.
+        counts = parameter.dim() == 0 or bool(0 <= value < math.inf)
+        return (number or isinstance(value, (int, float))) and counts
     if not isinstance(value, Tensor) or value.is_complex() != parameter.is_complex():
         return False
     return value.shape == parameter.shape if expected.shape == (2,) * parameter.dim() else True

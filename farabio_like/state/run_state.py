@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..checkpoint.writer import Copies, Writer
 from ..data.counting import SampleCounter
@@ -35,7 +35,16 @@ NO_VALID_LOADER = "no evaluation: there is no valid loader (set self.valid_loade
 
 @dataclass(slots=True)
 class RunState:
-    """What the base remembers of a run, in one attribute of the trainer."""
+    """What the base remembers of a run, in one attribute of the trainer.
+
+    Attributes
+    ----------
+    IN_CHECKPOINTS : tuple of str
+        What a checkpoint has of a trainer that another one keeps as an attribute: all else is made anew by its next
+        run.
+    """
+
+    IN_CHECKPOINTS: ClassVar[tuple[str, ...]] = ("history", "progress", "best", "trained", "loaded", "weights")
 
     console: Console = field(default_factory=Console)
     pictures: Painter = field(default_factory=Painter)
