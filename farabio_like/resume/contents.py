@@ -218,7 +218,7 @@ def _is_layout(value: Any) -> bool:
     if "groups" in value:
         return _is_list(value["groups"]) and all(map(_is_names, value["groups"]))
     inner = value.get("inner")
-    return _or_none(_is_name)(value.get("of")) and _is_list(inner) and all(map(_is_layout, inner))
+    return "of" in value and _or_none(_is_name)(value["of"]) and _is_list(inner) and all(map(_is_layout, inner))
 
 
 def _are_layouts(value: Any) -> bool:

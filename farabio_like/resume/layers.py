@@ -66,7 +66,8 @@ def fit_buffers(module: nn.Module, state: dict[str, Any]) -> None:
     Nothing is done where parameters do not fit: that is another architecture.
     """
     own = module.state_dict(keep_vars=True)
-    fits = all(own[key].shape == value.shape for key, value in state.items() if is_a(own.get(key), nn.Parameter))
+    pairs = [(own[key], value) for key, value in state.items() if is_a(own.get(key), nn.Parameter)]
+    fits = all(is_a(value, Tensor) and parameter.shape == value.shape for parameter, value in pairs)
     for key, value in state.items() if fits else ():
         path, _, name = key.rpartition(".")
         try:

@@ -93,8 +93,8 @@ def _announce(trainer: ConvnetTrainer, saved: dict[str, Any], path: Path) -> Non
 def _put_in_order(trainer: ConvnetTrainer, run: rundir.RunDir, saved: dict[str, Any], path: Path) -> None:
     """Take out of the folder of a run that goes on what is half written, or later than its checkpoint."""
     state = trainer._run_state
-    run.check()
     try:
+        run.check()
         run.hold()
         for swept in (path.parent, run.path):
             checkpoint.sweep(swept)

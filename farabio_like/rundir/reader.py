@@ -150,7 +150,6 @@ def read(folder: str | Path) -> RunFiles:
             said = printable("; ".join([*problems[:MOST_PROBLEMS], *more]))
             run.problems.append(f"{name}: {said}")
             warnings.warn(f"{printable(str(path / name))}: {said}", stacklevel=1)  # said once, however often it is read
-    run.best_epoch = next((entry["epoch"] for entry in reversed(run.history) if entry.get("best")), None)
     return run
 
 

@@ -19,6 +19,7 @@ from torch.distributed import checkpoint as dcp
 from farabio_like import CheckpointError, checkpoint, compare, report
 from farabio_like.callbacks import EMA, Checkpoint, EarlyStopping
 from farabio_like.errors import FarabioError
+from farabio_like.metrics.direction import Best
 from farabio_like.resume import find
 from farabio_like.rundir import RunDir, config_file, index, reader
 
@@ -217,7 +218,7 @@ def test_files_that_a_run_goes_on_with(name, count):
         assert len(found) == 2 and index.is_finished(folder) in (True, False)
         index.sweep_unfinished(folder)
         assert find.of_this_job(trainer) is None
-        RunDir.at(folder, Full).rewind(history, 6, 2)
+        RunDir.at(folder, Full).rewind(history, 6, Best("valid", "loss", 0.5, 2))
         if number % 50 == 0:
             assert len(Full({"_logdir": "runs", "_num_epochs": 3}).train(resume=folder)) == 3
             path.write_bytes(content)

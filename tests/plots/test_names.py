@@ -104,7 +104,11 @@ def test_a_run_with_odd_names_has_all_of_its_files(capsys):
     assert {path.name for path in trainer.run_dir.parent.parent.iterdir()} == {"Odd"}
     with open(trainer.run_dir / "metrics.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert len({len(row) for row in rows}) == 1 and "train/cost_$/kg_$" in rows[0] and "train/new\\nline" in rows[0]
+    assert (
+        len({len(row) for row in rows}) == 1
+        and "train/cost_$/kg_$" in rows[0]
+        and "train/new\\U0000000Aline" in rows[0]
+    )
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     report.main([str(trainer.run_dir)])
 
