@@ -230,3 +230,24 @@ def loaders(trainer: ConvnetTrainer, held: Inventory | None = None) -> tuple[Any
     known = {id(loader) for loader in usual}
     found = [part.value for part in (held or inventory.take(trainer)).loaders]
     return *usual, *(loader for loader in found if id(loader) not in known)
+
+
+def put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
+    """Put an object where it was: in an attribute, or in an entry of a list or dict that is one; None takes it out."""
+    name, *keys = path
+    if not keys:
+        if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
+            setattr(trainer, name, value)
+        return
+    container: Any = vars(trainer).get(name)
+    if is_a(container, tuple):
+        container = list(container)
+        vars(trainer)[name] = container
+    if is_a(container, dict) and value is None:
+        container.pop(keys[0], None)
+    elif is_a(container, dict) or (is_a(container, list) and keys[0] < len(container)):
+        container[keys[0]] = value
+    elif is_a(container, list):
+        container.append(value)
+    elif container is None and type(keys[0]) is str:
+        setattr(trainer, name, {keys[0]: value})

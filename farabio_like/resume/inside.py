@@ -31,7 +31,7 @@ from ..config.settings import OF_A_STAGE
 from ..data.loaders import Items
 from ..duck_typing import has_state, is_a, is_method, own_attributes
 from . import layers
-from .attributes import say_left_out
+from .attributes import put, say_left_out
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
@@ -267,6 +267,7 @@ class _Look:
         self.known = _known(trainer, held)
         self.groups = _holders(trainer, held, containers)
         self.inside = {id(holder) for group in self.groups.values() for holder in group.values()} | self.known
+        self.captured = _Captured(self.known)
         self.parameters = named_parameters(held)
         self.parts = _parts(trainer, held)
         self.containers = [(container, _contents(container)) for container in containers]
@@ -291,6 +292,32 @@ class _Look:
         return True
 
 
+class _Captured:
+    """What is stored elsewhere: with the trainer's parts, or as a part of an object that was looked at before.
+
+    `checkpoint.objects.capture` adds the containers and records that it meets; when an object is looked at once more,
+    its own ones are to be met again.
+    """
+
+    def __init__(self, known: set[int]) -> None:
+        self.known = known
+        self.owners: dict[int, str] = {}
+        self.owner, self.met = "", set[int]()
+
+    def of(self, owner: str) -> Any:
+        """Begin to look at an object, by its place."""
+        self.owner, self.met = owner, set()
+        return self
+
+    def add(self, number: int) -> None:
+        """Add an id."""
+        self.owners.setdefault(number, self.owner)
+        self.met.add(number)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.known or number in self.met or self.owners.get(number, self.owner) != self.owner
+
+
 class _Holder:
     """One object, with what has changed of it: pairs of name and state, or how to make the layer anew."""
 
@@ -301,7 +328,7 @@ class _Holder:
         self.pairs: list[list[Any]] = []
         self.left_out: list[str] = []
         self.leaves: list[tuple[Any, Any, Any]] = []  # values that can be changed in place, their marks and digests
-        for name, value, one in _leaves(holder, look.known, look.inside):
+        for name, value, one in _leaves(holder, look.captured.of(f"{group} {where}"), look.inside):
             quick, digest, _ = look.before.get((where, name), (None, _NEW, None))
             now_quick = _quick(value)
             if quick is not None and quick == now_quick:
@@ -315,7 +342,8 @@ class _Holder:
             elif now != digest and digest is not _NEW:
                 self.left_out.append(f"self.{where}.{name} (a {type(value).__name__})")
         structures = trainer._run_state.structures_before
-        self.layer = _new_layer(trainer, where, holder, look.known, look.inside) if group == "model" else None
+        captured = look.captured.of(f"{group} {where}")
+        self.layer = _new_layer(trainer, where, holder, captured, look.inside) if group == "model" else None
         if self.layer is None and where in structures and structures[where] != _structure(holder):
             self.left_out.append(f"self.{where} (now a {_structure(holder)[0][1]}{_parts_of(holder)})")
         self.tables = [(table, _names_and_values(table)) for table in self._tables()]
@@ -343,11 +371,12 @@ class _Holder:
         """Return whether a value was changed in place, or a hook was registered."""
         if is_a(self.holder, nn.Module) and self.hooks != layers.hooks_of(self.holder):
             return True
+        captured = look.captured.of(f"{self.group} {self.where}")
         for value, quick, digest in self.leaves:
             now = _quick(value)
             if now != quick:
                 return True
-            if now is None and digest != _digest(value, _state_of(value, look.known, look.inside)):
+            if now is None and digest != _digest(value, _state_of(value, captured, look.inside)):
                 return True
         return False
 
@@ -537,27 +566,6 @@ def _give_layers(trainer: ConvnetTrainer, found: Found) -> None:
             holders[parent]._modules[name] = layer
         elif where in vars(trainer):
             setattr(trainer, where, layer)
-
-
-def put(trainer: ConvnetTrainer, path: list[Any], value: Any) -> None:
-    """Put an object where it was: in an attribute, or in an entry of a list or dict that is one; None takes it out."""
-    name, *keys = path
-    if not keys:
-        if name.isidentifier() and (name in vars(trainer) or not hasattr(type(trainer), name)):
-            setattr(trainer, name, value)
-        return
-    container: Any = vars(trainer).get(name)
-    if is_a(container, tuple):
-        container = list(container)
-        vars(trainer)[name] = container
-    if is_a(container, dict) and value is None:
-        container.pop(keys[0], None)
-    elif is_a(container, dict) or (is_a(container, list) and keys[0] < len(container)):
-        container[keys[0]] = value
-    elif is_a(container, list):
-        container.append(value)
-    elif container is None and type(keys[0]) is str:
-        setattr(trainer, name, {keys[0]: value})
 
 
 def _reset(trainer: ConvnetTrainer, held: Inventory, holders: dict[str, Any], found: Found) -> None:

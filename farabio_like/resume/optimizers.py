@@ -19,7 +19,8 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..duck_typing import attribute, is_a
 from ..errors import CheckpointError
-from .inside import named_parameters, note_settings, put
+from .attributes import put
+from .inside import named_parameters, note_settings
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
