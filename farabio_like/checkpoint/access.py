@@ -20,7 +20,10 @@ MOST_READ = 1 << 32  # bytes of a file of lines
 
 def leads_out(path: Path, folder: Path) -> bool:
     """Return whether a path is a link, or goes through one, that leads out of a folder."""
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    try:
+        return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # no system has a file of this name
+        return True
 
 
 def problem_of(path: Path, folder: Path) -> str | None:

@@ -60,7 +60,7 @@ def check(found: Mapping[str, Any], path: Path) -> None:
         _check_entry(entry, _Look(path, f"run/history/{index}"))
     for name, part in run["components"].items():
         _check_component(part, _Look(path, f"run/components/{name}"))
-    _check_stepping(run["stepping"], _Look(path, "run/stepping"))
+    _check_stepping(run["stepping"], _Look(path, "run/stepping"), in_shards="shards" in found)
     _check_rng(run["rng"], _Look(path, "run/rng"))
     if run["epoch"] is not None:
         _check_position(run["epoch"], path, "run/epoch")
@@ -366,13 +366,14 @@ def _check_component(part: Mapping[str, Any], look: _Look) -> None:
     look.at(state, "param_groups", "a list of dicts", lambda value: _is_list(value) and all(map(_is_dict, value)))
 
 
-def _check_stepping(stepping: Mapping[str, Any], look: _Look) -> None:
+def _check_stepping(stepping: Mapping[str, Any], look: _Look, in_shards: bool = False) -> None:
+    """Check what the steps have gathered; of tensors in shards there is what stands for them here."""
     for name, expected, fits in (
         ("missed", "a number", _is_count),
         ("moved", "True or False", _is_flag),
         ("unit", "a number", _is_duration),
         ("overflows", "a number", _is_count),
-        ("waiting", "tensors by names", lambda value: _is_named(value) and _all(value, _is_tensor)),
+        ("waiting", "tensors by names", lambda value: _is_named(value) and (in_shards or _all(value, _is_tensor))),
         ("scalers", "dicts by names", lambda value: _is_named(value) and _all(value, _is_dict)),
         ("windows", "dicts by names", lambda value: _is_named(value) and _all(value, _is_dict)),
         ("schedules", "names by places", lambda value: _is_named(value) and _all(value, _is_name)),
@@ -385,7 +386,7 @@ def _check_stepping(stepping: Mapping[str, Any], look: _Look) -> None:
         look_in.at(window, "samples", "a number", _is_duration)
         look_in.at(window, "scaler", "None or a name", lambda value: True)
         look_in.at(window, "gradients", "tensors by number", lambda v: _is_dict(v) and all(map(_is_count, v)))
-        look_in.at(window, "gradients", "tensors by number", lambda v: _all(v, _is_tensor))
+        look_in.at(window, "gradients", "tensors by number", lambda v: in_shards or _all(v, _is_tensor))
 
 
 def _check_rng(state: Mapping[str, Any], look: _Look) -> None:

@@ -169,12 +169,12 @@ def samples_done(trainer: ConvnetTrainer) -> dict[str, int | None]:
 
 def samples_to_pass_over(trainer: ConvnetTrainer, position: dict[str, Any]) -> int | None:
     """Return the samples that were trained before in an epoch that goes on, where batches have another size now."""
-    size, then = _batch_size(trainer), position.get("batch_size")
+    size, then, samples = _batch_size(trainer), position.get("batch_size"), position.get("samples")
     progress = trainer._run_state.progress
-    if size is None or then is None:
+    if size is None or then is None or samples is None:
         return None
-    progress.batches_before, progress.samples_before = position["batches"], position["samples"]
-    return position["samples"] if then != size or position["samples"] != position["batches"] * size else None
+    progress.batches_before, progress.samples_before = position["batches"], samples
+    return samples if then != size or samples != position["batches"] * size else None
 
 
 def _batch_size(trainer: ConvnetTrainer) -> int | None:

@@ -406,7 +406,7 @@ def files():
     print("the script's own line")
     return {
         "test": result,
-        "folder": str(trainer.run_dir),
+        "folder": os.path.relpath(trainer.run_dir),
         "predictions": len(list(trainer.predict(trainer.test_loader))),
     }
 

@@ -3,9 +3,11 @@
 Each is made by a seeded mutation of a file that a run has written; checksums are made right again, as a stranger would.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import io
+import multiprocessing
 import os
 import random
 import warnings
@@ -118,6 +120,12 @@ def test_fields_of_checkpoints(name, count):
 
 @pytest.mark.parametrize("name", ["amid.ckpt", "between.ckpt"])
 def test_runs_go_on_from_mutated_fields_or_say_which(name, count):
+    # In a process of its own: one that has trained on a device that a mutation named can never fork again.
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        pool.submit(go_on_from_mutated_fields, name, count).result()
+
+
+def go_on_from_mutated_fields(name, count):
     written()
     state, chance = torch.load(name, weights_only=True), random.Random(3)
     count //= 3  # each is a run
