@@ -65,7 +65,7 @@ def check(found: Mapping[str, Any], path: Path) -> None:
     if run["epoch"] is not None:
         _check_position(run["epoch"], path, "run/epoch")
     for index, rank in enumerate(run.get("ranks", ())):
-        _check_rank(rank, path, f"run/ranks/{index}")
+        _check_rank(rank, path, f"run/ranks/{index}", in_shards="shards" in found)
 
 
 def check_weights(found: Mapping[str, Any], path: Path) -> None:
@@ -432,7 +432,7 @@ def _check_position(position: Mapping[str, Any], path: Path, where: str) -> None
     _check_measured(position, path, where)
 
 
-def _check_rank(rank: Mapping[str, Any], path: Path, where: str) -> None:
+def _check_rank(rank: Mapping[str, Any], path: Path, where: str, in_shards: bool) -> None:
     look = _Look(path, where)
     look.at(rank, "rng", "None or a dict", _or_none(_is_dict))
     if rank["rng"] is not None:
@@ -441,7 +441,7 @@ def _check_rank(rank: Mapping[str, Any], path: Path, where: str) -> None:
         look.at(rank, "callbacks", "a list of names and dicts", _are_callbacks_of_a_rank)
     if "stepping" in rank:
         look.at(rank, "stepping", "a dict", _is_dict)
-        _check_stepping(rank["stepping"], _Look(path, f"{where}/stepping"))
+        _check_stepping(rank["stepping"], _Look(path, f"{where}/stepping"), in_shards)
     _check_measured(rank, path, where)
 
 

@@ -45,8 +45,8 @@ class RunDir:
     """
 
     def __init__(self, logdir: str | Path, owner: type) -> None:
-        # Absolute: a hook may change the working folder.
-        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner).absolute())))
+        # Absolute, from each machine's own working folder: a hook may change that.
+        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner)))).absolute()
         self.owner = owner
         self._lock: IO[str] | None = None
         self._noted: set[str] = set()
