@@ -294,6 +294,7 @@ def test_a_trainer_that_is_drawn_goes_on_as_if_it_had_not_been_killed(config, ki
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @settings(max_examples=200, phases=[Phase.explicit, Phase.generate], **COMMON)
 @given(CONFIGS, KILLS)
 def test_two_hundred_trainers_go_on_as_if_they_had_not_been_killed(config, kills):
