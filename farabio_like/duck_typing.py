@@ -6,7 +6,8 @@ not have, some give themselves out for another one (proxies).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from types import BuiltinMethodType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import Any
 
@@ -18,6 +19,11 @@ _SLOTS = (GetSetDescriptorType, MemberDescriptorType)  # as Python makes them fo
 def is_a(value: Any, classes: type | tuple[type, ...]) -> bool:
     """Return whether an object is an instance of a class, whatever its ``__class__`` says, which `isinstance` asks."""
     return issubclass(type(value), classes)
+
+
+def are_same(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Return whether two lists hold the very same objects, in the same order."""
+    return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
 def attribute(value: Any, name: str, default: Any = None) -> Any:

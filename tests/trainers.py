@@ -1,5 +1,7 @@
 """Small trainers that the tests share."""
 
+import signal
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,6 +36,20 @@ class Tiny(ConvnetTrainer):
         self.model = nn.Linear(3, 1)
         self.criterion = nn.MSELoss()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+class Stopped:
+    """Asks its run to end, as the system does, after the step `stop`, or in the evaluation of ``(epoch, "valid")``."""
+
+    stop: int | tuple[int, str] | None = None
+
+    def on_end_training_batch(self):
+        if self.stop == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+    def on_evaluate_batch_end(self):
+        if self.stop == (self.epoch, "valid"):
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Still(Tiny):

@@ -107,8 +107,7 @@ def check_shapes(trainer: ConvnetTrainer) -> None:
         if _compares_elements(part)
     )
     fitted = "view_as" if outputs.numel() == targets.numel() else "expand_as"
-    larger, smaller = ("outputs", "targets") if outputs.numel() == several else ("targets", "outputs")
-    if fitted == "view_as" or larger == "outputs":
+    if fitted == "view_as" or outputs.numel() == several:
         line = f"self.targets = self.targets.{fitted}(self.outputs)"
     else:
         line = f"self.outputs = self.outputs.{fitted}(self.targets)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from ..callbacks.base import Callback
 from ..checkpoint.plain import PLAIN
 from ..components import dtensor, inventory
 from ..config.config import Config
-from ..duck_typing import attribute, is_a, own_attributes
+from ..duck_typing import are_same, attribute, is_a, own_attributes
 from ..errors import ConfigError, HookError
 from .hooks import is_default, owner
 
@@ -176,7 +175,7 @@ def check_parameters(trainer: ConvnetTrainer) -> None:
         Where an optimizer has nothing but parameters that a hook has replaced.
     """
     state = trainer._run_state
-    if state.checked is not None and _same(state.checked[1], _objects(trainer, state.checked[0])):
+    if state.checked is not None and are_same(state.checked[1], _objects(trainer, state.checked[0])):
         return
     first, known = state.untrained is None, state.untrained or set()
     there = Trained(trainer)
@@ -228,10 +227,6 @@ def _objects(trainer: ConvnetTrainer, there: Trained) -> list[Any]:
     for optimizer in there.optimizers:
         found += components.parameters_of(optimizer)
     return found
-
-
-def _same(then: list[Any], now: list[Any]) -> bool:
-    return len(then) == len(now) and all(map(operator.is_, then, now))
 
 
 def _copies(there: Trained, ids: set[int]) -> set[int]:

@@ -59,16 +59,17 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
     """
     state, held = trainer._run_state, inventory.take(trainer)
     records = (state.progress.evaluation_records if state.progress.phase == "evaluate" else None) or {}
+    secrets = _secrets(trainer)
     found = {
-        **({} if "model" in records else _of_now(trainer, held)),
-        **({} if "inside" in records else _small(trainer, held)),
+        **({} if "model" in records else _of_now(trainer, held, secrets)),
+        **({} if "attributes" in records else _of_hooks(trainer)),
+        **({} if "inside" in records else _of_objects(trainer, held)),
         **records,
     }
     done = state.progress.last_epoch_done
     # Between two epochs the last one counts: a loop of the subclass's own may have counted on already.
     epoch = trainer._epoch if state.progress.phase is not None or done is None else done
     entry = state.history[-1] if state.history and state.history[-1]["epoch"] == epoch else {}
-    secrets = _secrets(trainer)
     return {
         "format": checkpoint.FORMAT,
         "class": type(trainer).__qualname__,
@@ -105,7 +106,7 @@ def _secrets(trainer: ConvnetTrainer) -> Secrets:
     return Secrets(to_dict(trainer.config), arguments=sys.argv)
 
 
-def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
+def _of_now(trainer: ConvnetTrainer, held: Inventory, secrets: Secrets) -> dict[str, Any]:
     """Return the weights, and what has a state beside them; the weights of training, where others are in the model."""
     lent: dict[int, Tensor] = {}
     for callback in components.each(trainer.callbacks, list, tuple):
@@ -113,7 +114,6 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         lent |= own_weights() if own_weights is not None else {}
     parts = components_of(trainer, held)
     averages = {name: callback.model_state(trainer) for name, callback in averaging(trainer).items()}
-    secrets = _secrets(trainer)
     layouts = optimizers.layouts(trainer, held) if trainer._run_state.watched[3] else {}
     return {
         "model": components.model_state(components.model_of(trainer, held), lent),
@@ -123,11 +123,14 @@ def _of_now(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
     }
 
 
-def _small(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
-    """Return what else hooks change: states of callbacks, attributes, objects, what is inside of them."""
+def _of_hooks(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return what hooks and callbacks keep of their own: states of the callbacks, plain attributes."""
+    return {"callbacks": callback_states(trainer), "attributes": changed_attributes(trainer)}
+
+
+def _of_objects(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
+    """Return what hooks change in other objects: in those of the trainer, and inside of them."""
     return {
-        "callbacks": callback_states(trainer),
-        "attributes": changed_attributes(trainer),
         "objects": own_objects(trainer, held, components_of(trainer, held)),
         "inside": inside.changed(trainer, held) if trainer._run_state.watched[3] else {},
     }
@@ -143,19 +146,15 @@ def note_evaluation(trainer: ConvnetTrainer) -> None:
     state = trainer._run_state
     _, users_code, users_hooks, _ = state.watched
     averages = [averages_weights(callback) for callback in components.each(trainer.callbacks, list, tuple)]
-    records: dict[str, Any] = {
-        # Averages of weights, which are large, do not change in an evaluation.
-        "callbacks": [
-            e if a else checkpoint.snapshot(e) for e, a in zip(callback_states(trainer), averages, strict=True)
-        ],
-        "attributes": changed_attributes(trainer),
-    }
+    records = _of_hooks(trainer)
+    # Averages of weights, which are large, do not change in an evaluation.
+    pairs = zip(records["callbacks"], averages, strict=True)
+    records["callbacks"] = [entry if is_average else checkpoint.snapshot(entry) for entry, is_average in pairs]
     if users_code or users_hooks:
         held = inventory.take(trainer)
-        small = _small(trainer, held)
-        records |= {name: checkpoint.snapshot(small[name]) for name in ("objects", "inside")}
+        records |= checkpoint.snapshot(_of_objects(trainer, held))
     if users_hooks:
-        now = _of_now(trainer, held)
+        now = _of_now(trainer, held, _secrets(trainer))
         if not fsdp.are_in(trainer):
             networks = {name: part for name, part in now["components"].items() if "shapes" not in part}
             copied = state.evaluation_copies.take({"model": now["model"], "networks": networks})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import marshal
-import operator
 from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import PurePath
@@ -29,7 +28,7 @@ from ..components import inventory
 from ..components.inventory import Inventory
 from ..config.settings import OF_A_STAGE
 from ..data.loaders import Items
-from ..duck_typing import has_state, is_a, is_method, own_attributes
+from ..duck_typing import are_same, has_state, is_a, is_method, own_attributes
 from . import layers
 from .attributes import put, say_left_out
 
@@ -279,9 +278,9 @@ class _Look:
 
     def renew(self, trainer: ConvnetTrainer, held: Inventory) -> bool:
         """Look again at the objects with other values; return False where there may be other objects."""
-        if self.before is not trainer._run_state.inside_before or not _same(_parts(trainer, held), self.parts):
+        if self.before is not trainer._run_state.inside_before or not are_same(_parts(trainer, held), self.parts):
             return False
-        if not all(_same(_contents(container), values) for container, values in self.containers):
+        if not all(are_same(_contents(container), values) for container, values in self.containers):
             return False
         for number, each in enumerate(self.holders):
             other = each.other_values()
@@ -363,7 +362,7 @@ class _Holder:
             now = _names_and_values(table)
             if len(now) != len(then):
                 return [(self, self)]
-            if not _same(now, then):
+            if not are_same(now, then):
                 found += [(a, b) for a, b in zip(then, now, strict=True) if a is not b]
         return found
 
@@ -396,10 +395,6 @@ def _names_and_values(table: dict[str, Any]) -> list[Any]:
 
 def _contents(container: Any) -> list[Any]:
     return [*container, *(dict.values(container) if isinstance(container, dict) else ())]
-
-
-def _same(values: list[Any], others: list[Any]) -> bool:
-    return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
 def _is_fixed(value: Any) -> bool:

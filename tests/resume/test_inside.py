@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from torchvision import transforms
 
 from farabio_like import Callback, CheckpointError, ConvnetTrainer, Stage
 from farabio_like.callbacks import Freeze
+
+from ..trainers import Stopped
 
 X = torch.linspace(-1, 1, 96).reshape(24, 4)
 Y = X.sum(1, keepdim=True).sin()
@@ -62,7 +63,7 @@ class Jitter:
         return x + self.p * x.flip(0)
 
 
-class Run(ConvnetTrainer):
+class Run(Stopped, ConvnetTrainer):
     """A network with parts of every kind; what a hook changes, and when, is said by the class."""
 
     stop, at = None, 2
@@ -89,14 +90,6 @@ class Run(ConvnetTrainer):
     def on_train_epoch_start(self):
         if self.epoch == self.at:
             self.change()
-
-    def on_end_training_batch(self):
-        if self.stop == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-    def on_evaluate_batch_end(self):
-        if self.stop == (self.epoch, "valid"):
-            signal.raise_signal(signal.SIGTERM)
 
 
 class Thaws(Run):

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -13,12 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from farabio_like import Callback, CheckpointError, ConvnetTrainer, Stage
 
+from ..trainers import Stopped
+
 X = torch.linspace(-1, 1, 96).reshape(24, 4)
 Y = X.sum(1, keepdim=True).sin()
 EPOCHS, BATCHES = 4, 4
 
 
-class Run(ConvnetTrainer):
+class Run(Stopped, ConvnetTrainer):
     stop = None
 
     def define_misc_attr(self):
@@ -34,14 +35,6 @@ class Run(ConvnetTrainer):
         self.criterion = nn.MSELoss()
         self.optimizer = torch.optim.Adam(self.model[4].parameters(), lr=0.01)
         self.model[:4].requires_grad_(False)
-
-    def on_end_training_batch(self):
-        if self.stop == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-    def on_evaluate_batch_end(self):
-        if self.stop == (self.epoch, "valid"):
-            signal.raise_signal(signal.SIGTERM)
 
 
 class Unfreezes(Run):
