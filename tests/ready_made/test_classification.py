@@ -84,10 +84,10 @@ def test_the_worst_mistakes_are_drawn(monkeypatch):
     assert (trainer.run_dir / "plots" / "mistakes.png").is_file()
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_one_label(flat):
+@pytest.mark.parametrize("form", ["N", "N x 1, float", "bool"])
+def test_one_label(form):
     inputs, targets = images(classes=2)
-    data = TensorDataset(inputs, targets if flat else targets[:, None].float())
+    data = TensorDataset(inputs, {"N": targets, "bool": targets == 1}.get(form, targets[:, None].float()))
     trainer = built(lambda: network(1), data, classes=["benign", "malignant"], mode="binary", num_epochs=5)
     trainer.train()
     metrics = trainer.test()
