@@ -110,9 +110,11 @@ def test_a_byte_of_255_is_not_minus_one():
 def test_what_is_ignored_is_a_whole_number(cases):
     for case in cases:
         for wrong in ("255", 254.5, 255.0, True):
-            for call in (lambda: case(*batch(case.mode), ignore_index=wrong), lambda: case.module(ignore_index=wrong)):
-                with pytest.raises(ConfigError, match=f"ignore_index={wrong!r}, expected a whole number"):
-                    call()
+            message = f"ignore_index={wrong!r}, expected a whole number"
+            with pytest.raises(ConfigError, match=message):
+                case(*batch(case.mode), ignore_index=wrong)
+            with pytest.raises(ConfigError, match=message):
+                case.module(ignore_index=wrong)
 
 
 @modes_of(*CASES)
