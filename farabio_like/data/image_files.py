@@ -89,7 +89,10 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return _array(path, (2, 3)).shape[:2]
     with _opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        try:  # of a PNG this reads the whole file
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        except Exception as error:
+            raise DataError(_damaged(path, error)) from error
     return (width, height) if turned else (height, width)
 
 
@@ -110,6 +113,24 @@ def image_tensor(array: Array, path: str | Path) -> Tensor:
         raise DataError(f"{path} has pixels of {array.dtype}; expected integers or floating-point numbers.")
     image = torch.from_numpy(scaled)
     return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+
+def with_channels(image: Tensor, channels: int, path: str | Path) -> Tensor:
+    """Return an image with so many channels: a grey one repeated, one of colours made grey for 1.
+
+    Raises
+    ------
+    DataError
+        For other numbers; it names the file.
+    """
+    found = image.shape[0]
+    if found == channels:
+        return image
+    if found == 1:
+        return image.expand(channels, -1, -1).contiguous()
+    if channels == 1 and found == 3:
+        return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
+    raise DataError(f"{path} has {found} channels; expected {channels}. Write channels={found}, say.")
 
 
 def _signed(array: Array, path: str | Path) -> Array:

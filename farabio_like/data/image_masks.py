@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ..errors import ConfigError, DataError, closest
 from . import image_files
-from .image_files import LOSSY, LUMINANCE, SUFFIXES, Array
+from .image_files import LOSSY, SUFFIXES, Array
 
 MOST_NAMED = 5  # files in a message
 
@@ -59,6 +59,7 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
         the mask. Here it comes after the patch.
     mask_suffix : str
         What the names of the masks have more: ``"_mask"`` for ``cell_7_mask.png``.
+        Masks may lie in the folder of the images then.
     ids : iterable of str, optional
         Those to read, in this order; default: all, sorted.
 
@@ -99,13 +100,13 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
         for name, number in (("classes", classes), ("patches", patches)):
             if type(number) is not int or number < 1:
                 raise ConfigError(f"ImageMaskFolder({name}={number!r}): expected a whole number, 1 or more.")
+        if channels is not None and (type(channels) is not int or channels < 1):
+            raise ConfigError(f"ImageMaskFolder(channels={channels!r}): expected a whole number, 1 or more, or None.")
+        if ignore_index is not None and type(ignore_index) is not int:
+            raise ConfigError(f"ImageMaskFolder(ignore_index={ignore_index!r}): expected a whole number, or None.")
         if patches > 1 and patch is None:
             raise ConfigError(f"ImageMaskFolder(patches={patches}) has no patch. Write patch=256 with it.")
-        if transform is not None and not callable(transform):
-            raise ConfigError(
-                f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
-                "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
-            )
+        _check_transform(transform)
         self.classes = classes if values is None else len(values)
         self.values = None if values is None else _checked_values(values)
         self.ignore_index = ignore_index
@@ -126,9 +127,8 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
         size = image_files.size_of(image_path)
         self._check_sizes(image_path, mask_path, size)
         box = None if self.patch is None else _random_box(size, self.patch)
-        image = self._with_channels(
-            image_files.image_tensor(image_files.pixels(image_path, box), image_path), image_path
-        )
+        image = image_files.image_tensor(image_files.pixels(image_path, box), image_path)
+        image = image_files.with_channels(image, self.channels, image_path)
         mask = self._numbered(image_files.mask_pixels(mask_path, box), mask_path)
         if self.patch is not None:
             image = _filled(image, self.patch, 0)
@@ -163,6 +163,7 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
                 raise ConfigError(f"changed(patches={changes['patches']!r}): expected 1 or more, and a patch.")
             other.patches = changes["patches"]
         if "transform" in changes:
+            _check_transform(changes["transform"])
             other.transform = changes["transform"]
         if "ids" in changes:
             other.ids = other._chosen(changes["ids"])
@@ -221,16 +222,6 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
                 f"the image {image} has {size[0]} x {size[1]} pixels (height x width), its mask {mask} has "
                 f"{of_mask[0]} x {of_mask[1]}; expected the same."
             )
-
-    def _with_channels(self, image: Tensor, path: Path) -> Tensor:
-        found = image.shape[0]
-        if found == self.channels:
-            return image
-        if found == 1:
-            return image.expand(self.channels, -1, -1).contiguous()
-        if self.channels == 1 and found == 3:
-            return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
-        raise DataError(f"{path} has {found} channels; expected {self.channels}. Write channels={found}, say.")
 
     def _numbered(self, mask: Array, path: Path) -> Tensor:
         """Return the classes of a mask's pixels, int64."""
@@ -342,8 +333,10 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> dict[str, tuple[Path,
     """Return the files of images and masks by their id; those that have no partner are named."""
     found, of_masks = image_paths(images), image_paths(masks)
     own = {id.removesuffix(mask_suffix): path for id, path in of_masks.items() if id.endswith(mask_suffix)}
-    pairs = {id: (path, own[id]) for id, path in found.items() if id in own}
-    alone = [*(path for id, path in found.items() if id not in own), *(own[id] for id in own if id not in found)]
+    no_images = set(own.values())  # where masks lie in the folder of the images, or within it
+    pairs = {id: (path, own[id]) for id, path in found.items() if id in own and path not in no_images}
+    alone = [path for id, path in found.items() if id not in pairs and path not in no_images]
+    alone += [own[id] for id in own if id not in pairs]
     if not pairs:
         raise DataError(
             f"no image in {images} has the name of a mask in {masks}: there are {_names(found.values())} and "
@@ -376,8 +369,16 @@ def _checked_values(values: Sequence[Any]) -> tuple[Any, ...]:
     return checked
 
 
+def _check_transform(transform: Any) -> None:
+    if transform is not None and not callable(transform):
+        raise ConfigError(
+            f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
+            "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
+        )
+
+
 def _checked_patch(patch: Any) -> tuple[int, int]:
-    sizes = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    sizes = tuple(patch) if isinstance(patch, (list, tuple)) else (patch, patch)
     if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
         raise ConfigError(f"patch={patch!r}: expected pixels, or height and width. Write patch=256.")
     return sizes
