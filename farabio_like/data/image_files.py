@@ -5,6 +5,7 @@ What the numbers of a mask mean, and which image a mask belongs to, is in `image
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def size_of(path: str | Path) -> tuple[int, int]:
         width, height = image.size
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
     return (width, height) if turned else (height, width)
+
+
+def pixels_within(path: str | Path, choose: Callable[[tuple[int, int]], tuple[slice, slice]]) -> Array:
+    """Return a part of an image as `pixels` does; what it is, `choose` says of height and width.
+
+    A file is decoded once, where `size_of` would have to decode a PNG to know how it is turned.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return pixels(path, choose(size_of(path)))
+    found = pixels(path)
+    return np.ascontiguousarray(found[choose((found.shape[0], found.shape[1]))])
+
+
+def shorter_side(path: str | Path) -> int:
+    """Return the shorter of height and width of an image, by its header alone."""
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return min(_array(path, (2, 3)).shape[:2])
+    with _opened(path) as image:
+        return min(image.size)
 
 
 def image_tensor(array: Array, path: str | Path) -> Tensor:

@@ -20,7 +20,7 @@ from ..checkpoint import plain
 from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
-from ..data.image_masks import image_paths
+from ..data.paired_folders import image_paths
 from ..errors import ConfigError, DataError, HookError, closest
 from ..trainer import ConvnetTrainer
 

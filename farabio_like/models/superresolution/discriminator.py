@@ -39,9 +39,7 @@ class VGGDiscriminator(nn.Module):
     torch.Size([2, 1])
     """
 
-    def __init__(
-        self, channels: int = 3, features: int = 64, hidden: int = 1024, norm: str | None = "batch"
-    ) -> None:
+    def __init__(self, channels: int = 3, features: int = 64, hidden: int = 1024, norm: str | None = "batch") -> None:
         super().__init__()
         at_least(1, channels=channels, features=features, hidden=hidden)
         self.channels = channels

@@ -6,13 +6,55 @@ No network lives here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, DataError
-from ..blocks import one_of
+from ..blocks import at_least, one_of
 
 SCALES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # the factors by which features grow, one after another
+
+
+MILLIONTHS = 1_000_000  # the unit of a residual scale among the weights: whole numbers are never rounded
+
+
+class SuperResolutionNet(nn.Module):
+    """Base of the networks that make an image larger.
+
+    Scale and residual scale are stored with the weights, which would fit, and give a wrong image, where they are
+    others: weights that disagree with the network are not loaded.
+
+    Attributes
+    ----------
+    scale : int
+    channels : int
+        Of images, in and out.
+    """
+
+    settings: Tensor
+
+    def __init__(self, scale: int, channels: int, residual_scale: float) -> None:
+        super().__init__()
+        steps_of(scale)
+        at_least(1, channels=channels)
+        self.scale = scale
+        self.channels = channels
+        self.residual_scale = check_factor("residual_scale", residual_scale)
+        self.register_buffer("settings", torch.tensor([scale, round(self.residual_scale * MILLIONTHS)]))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        own, stored = self.settings.tolist(), state_dict.get(f"{prefix}settings")
+        if stored is None:  # weights of another program
+            state_dict[f"{prefix}settings"] = self.settings
+        elif not stored.is_meta and not self.settings.is_meta and stored.tolist() != own:
+            scale, residual = stored.tolist()
+            args[-1].append(
+                f"the weights are those of scale={scale}, residual_scale={residual / MILLIONTHS}; this network has "
+                f"scale={own[0]}, residual_scale={own[1] / MILLIONTHS}"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def steps_of(scale: int) -> tuple[int, ...]:

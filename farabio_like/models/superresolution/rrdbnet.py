@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import at_least
-from .parts import check_factor, check_images, initialize, steps_of
+from .parts import SuperResolutionNet, check_factor, check_images, initialize, steps_of
 
 SLOPE = 0.2  # of the leaky ReLUs
 
@@ -59,7 +59,7 @@ class RRDB(nn.Sequential):
         return features + self.residual_scale * super().forward(features)
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(SuperResolutionNet):
     """The network of ESRGAN (Wang et al. 2018, https://arxiv.org/abs/1809.00219): no norms, dense blocks in residuals.
 
     The output is not clamped. With 23 blocks and a scale of 4 it has 16.70 million parameters, with 16 blocks 11.66.
@@ -103,13 +103,10 @@ class RRDBNet(nn.Module):
         residual_scale: float = 0.2,
         init_scale: float = 0.1,
     ) -> None:
-        super().__init__()
-        at_least(1, blocks=blocks, channels=channels, features=features, growth=growth)
-        residual_scale = check_factor("residual_scale", residual_scale)
-        self.scale = scale
-        self.channels = channels
+        super().__init__(scale, channels, residual_scale)
+        at_least(1, blocks=blocks, features=features, growth=growth)
         self.first = nn.Conv2d(channels, features, 3, padding=1)
-        self.blocks = nn.Sequential(*(RRDB(features, growth, residual_scale) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(RRDB(features, growth, self.residual_scale) for _ in range(blocks)))
         self.after_blocks = nn.Conv2d(features, features, 3, padding=1)
         layers: list[nn.Module] = []
         for factor in steps_of(scale):

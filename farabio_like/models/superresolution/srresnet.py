@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import at_least
-from .parts import check_factor, check_images, initialize, steps_of
+from .parts import SuperResolutionNet, check_factor, check_images, initialize, steps_of
 
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         return features + self.residual_scale * self.body(features)
 
 
-class SRResNet(nn.Module):
+class SRResNet(SuperResolutionNet):
     """Residual blocks, pixels that are shuffled to where they belong, and the image itself, enlarged, added at the end.
 
     The network of Ledig et al. (2017, https://arxiv.org/abs/1609.04802), without norms, which cost quality and leave
@@ -76,13 +76,10 @@ class SRResNet(nn.Module):
         residual_scale: float = 1.0,
         init_scale: float = 0.1,
     ) -> None:
-        super().__init__()
-        at_least(1, blocks=blocks, channels=channels, features=features)
-        residual_scale = check_factor("residual_scale", residual_scale)
-        self.scale = scale
-        self.channels = channels
+        super().__init__(scale, channels, residual_scale)
+        at_least(1, blocks=blocks, features=features)
         self.first = nn.Sequential(nn.Conv2d(channels, features, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True))
-        self.blocks = nn.Sequential(*(ResidualBlock(features, residual_scale) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(features, self.residual_scale) for _ in range(blocks)))
         layers: list[nn.Module] = []
         for factor in steps_of(scale):
             layers += [nn.Conv2d(features, features * factor**2, 3, padding=1), nn.PixelShuffle(factor)]

@@ -115,3 +115,22 @@ def test_images_of_another_shape_are_named():
     for model in (SRResNet(2, **SMALL[SRResNet]), VGGDiscriminator(features=4, hidden=8)):
         with pytest.raises(DataError, match=r"shape \(1, 1, 8, 8\); expected N x 3 x height x width"):
             model(torch.rand(1, 1, 8, 8))
+
+
+@NETWORKS
+def test_weights_of_another_scale_are_not_loaded(network):
+    model = network(2, residual_scale=0.3, **SMALL[network])
+    same = network(2, residual_scale=0.3, **SMALL[network])
+    same.load_state_dict(model.state_dict())
+    assert torch.equal(same(torch.ones(1, 3, 4, 4)), model(torch.ones(1, 3, 4, 4)))
+    with pytest.raises(
+        RuntimeError, match=r"scale=2, residual_scale=0\.3; this network has scale=2, residual_scale=0\.5"
+    ):
+        network(2, residual_scale=0.5, **SMALL[network]).load_state_dict(model.state_dict())
+    if network is RRDBNet:  # the parameters would fit
+        with pytest.raises(RuntimeError, match=r"those of scale=2, .* this network has scale=3"):
+            network(3, residual_scale=0.3, **SMALL[network]).load_state_dict(model.state_dict())
+    other = {name: value for name, value in model.state_dict().items() if name != "settings"}
+    same.load_state_dict(other)
+    model.half()
+    assert model.settings.tolist() == [2, 300_000]
