@@ -31,7 +31,7 @@ summary
 trainer
 callbacks losses models inference
 trainers export
-serving pipelines
+serving pipelines upscale
 cli
 """  # from the ground up; of two names that fit a module the longer counts
 HEIGHT = {name: height for height, line in enumerate(STOREYS.strip().splitlines()) for name in line.split()}

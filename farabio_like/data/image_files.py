@@ -88,7 +88,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return _array(path, (2, 3)).shape[:2]
-    with _opened(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
     return (width, height) if turned else (height, width)
@@ -111,7 +111,7 @@ def shorter_side(path: str | Path) -> int:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return min(_array(path, (2, 3)).shape[:2])
-    with _opened(path) as image:
+    with open_image(path) as image:
         return min(image.size)
 
 
@@ -152,7 +152,7 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged header raises whatever its bytes lead to
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(damaged(path, error)) from error
     if found.ndim not in dimensions or 0 in found.shape:
         raise DataError(
             f"{path} has the shape {found.shape}; expected height x width, or height x width x channels. "
@@ -166,7 +166,7 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     return found
 
 
-def _opened(path: Path) -> Any:
+def open_image(path: Path) -> Any:
     """Return the file opened by Pillow, which reads the pixels when they are asked for."""
     try:
         from PIL import Image
@@ -184,7 +184,7 @@ def _opened(path: Path) -> Any:
             "as NPY, of which a patch alone is read."
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(damaged(path, error)) from error
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         image.close()
@@ -193,7 +193,7 @@ def _opened(path: Path) -> Any:
 
 
 def _decoded(path: Path, of_mask: bool) -> Array:
-    with _opened(path) as image:
+    with open_image(path) as image:
         from PIL import ImageOps
 
         if image.mode not in _READ_AS:
@@ -207,7 +207,7 @@ def _decoded(path: Path, of_mask: bool) -> Array:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(_damaged(path, error)) from error
+            raise DataError(damaged(path, error)) from error
 
 
 def _mask_array(image: Any, path: Path) -> Array:
@@ -224,7 +224,8 @@ def _mask_array(image: Any, path: Path) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-def _damaged(path: Path, error: BaseException) -> str:
+def damaged(path: Path, error: BaseException) -> str:
+    """Return what is said of a file that cannot be read."""
     size = path.stat().st_size if path.exists() else 0
     reason = str(error).partition("\n")[0] or type(error).__name__
     kinds = ", ".join(suffix[1:].upper() for suffix in SUFFIXES if suffix not in (".tiff", ".jpeg"))

@@ -85,10 +85,10 @@ def upscale(
     >>> upscale(model, np.zeros((50, 33, 3), np.uint8), tile=32).shape
     (100, 66, 3)
     """
-    _check_settings(tile, overlap, channels)
+    check_settings(tile, overlap, channels)
     _check_image(image)
     source = Source(image)
-    plan = _plan(source.channels, _channels_of(model) if channels is None else channels)
+    plan = _plan(source.channels, channels_of(model) if channels is None else channels)
     if plan.alpha:
         overlap = max(overlap, REACH_OF_BICUBIC)
     device = device_of(model, image, device)
@@ -186,7 +186,8 @@ class Source:
             target[box] = array.reshape(*array.shape[:2], *self.image.shape[2:])
 
 
-def _check_settings(tile: Any, overlap: Any, channels: Any) -> None:
+def check_settings(tile: Any, overlap: Any, channels: Any = None) -> None:
+    """Raise a ConfigError for a setting of `upscale` that is not allowed."""
     for name, value, least in (("tile", tile, 1), ("overlap", overlap, 0), ("channels", channels, 1)):
         if value is None and name != "overlap":
             continue
@@ -212,7 +213,7 @@ def _check_image(image: Any) -> None:
         raise DataError(f"the image is of {kind}; expected uint8, uint16, or floating-point numbers of 0 to 1.")
 
 
-def _channels_of(model: Any) -> int:
+def channels_of(model: Any) -> int:
     """Return how many channels a network takes."""
     if not isinstance(model, nn.Module):
         return COLOURS

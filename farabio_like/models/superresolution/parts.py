@@ -42,13 +42,16 @@ class SuperResolutionNet(nn.Module):
         self.scale = scale
         self.channels = channels
         self.residual_scale = check_factor("residual_scale", residual_scale)
-        self.register_buffer("settings", torch.tensor([scale, round(self.residual_scale * MILLIONTHS)]))
+        self.register_buffer("settings", torch.tensor(self._own_settings()))
+
+    def _own_settings(self) -> list[int]:
+        return [self.scale, round(self.residual_scale * MILLIONTHS)]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        own, stored = self.settings.tolist(), state_dict.get(f"{prefix}settings")
+        own, stored = self._own_settings(), state_dict.get(f"{prefix}settings")
         if stored is None:  # weights of another program
             state_dict[f"{prefix}settings"] = self.settings
-        elif not stored.is_meta and not self.settings.is_meta and stored.tolist() != own:
+        elif stored.shape == self.settings.shape and not stored.is_meta and stored.tolist() != own:
             scale, residual = stored.tolist()
             args[-1].append(
                 f"the weights are those of scale={scale}, residual_scale={residual / MILLIONTHS}; this network has "

@@ -39,14 +39,13 @@ def network_of(state: Mapping[str, Any], where: str) -> SuperResolutionNet | Non
     if blocks < 1 or steps < 1:
         return None
     arguments: dict[str, Any] = {"blocks": blocks, "channels": first.shape[1], "features": first.shape[0]}
-    if isinstance(settings, Tensor) and tuple(settings.shape) == (2,):
-        scale, residual = settings.tolist()
-        arguments.update(scale=scale, residual_scale=residual / MILLIONTHS)
-    else:
+    if not isinstance(settings, Tensor) or tuple(settings.shape) != (2,):
         raise CheckpointError(
             f"{where} has no entry settings, which says the scale. Load the weights into the network that they are of, "
             "by load_state_dict, and save its state_dict."
         )
+    scale, residual = settings.tolist()
+    arguments.update(scale=scale, residual_scale=residual / MILLIONTHS)
     if dense:
         growth = state.get("blocks.0.0.convolutions.0.weight")
         arguments["growth"] = growth.shape[0] if isinstance(growth, Tensor) else 0
