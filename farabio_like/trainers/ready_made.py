@@ -21,7 +21,7 @@ from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
 from ..data.image_files import read_image, with_channels
-from ..data.image_masks import image_paths
+from ..data.paired_folders import image_paths
 from ..errors import ConfigError, DataError, HookError, closest
 from ..trainer import ConvnetTrainer
 
