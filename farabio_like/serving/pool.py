@@ -161,7 +161,7 @@ def context() -> Any:
 
 
 def end_forkserver() -> None:
-    """End the process that workers were forked from, so that none is left when the service has ended."""
+    """End the process that workers were forked from, where nothing else of this process uses it any more."""
     stop = getattr(getattr(forkserver, "_forkserver", None), "_stop", None)
     if stop is not None:
         stop()

@@ -14,7 +14,6 @@ import uvicorn
 from ..errors import ConfigError
 from .handlers import Handler
 from .http import HTTP
-from .pool import end_forkserver
 from .predictor import Predictor
 from .service import Service
 from .settings import ServeSettings
@@ -79,7 +78,6 @@ class Server:
             _run(self._serve(listener))
         finally:
             listener.close()
-            end_forkserver()
 
     def stop(self) -> None:
         """End `run`, which goes on in another thread, as SIGTERM does; called twice, as two signals."""
@@ -93,6 +91,7 @@ class Server:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(2048)  # who comes while the server starts waits
         except OSError as error:
             listener.close()
             raise ConfigError(
@@ -150,20 +149,23 @@ class Server:
 
     async def _end(self, service: Service, server: _Uvicorn, told: asyncio.Event) -> None:
         """Wait for a signal or the failure of the pool, drain, and let the port close."""
-        signalled = asyncio.create_task(told.wait())
-        await asyncio.wait({signalled, service.pool.failure}, return_when=asyncio.FIRST_COMPLETED)
+        await _first(told, service.pool.failure)
         service.draining = True
         if not service.pool.failure.done():
             print(f"ending: {service.pool.under_way} requests are under way", file=sys.stderr, flush=True)
             told.clear()
             if self.settings.drain:
-                again = asyncio.create_task(told.wait())
-                await asyncio.wait({again, service.pool.failure}, timeout=self.settings.drain)
-                again.cancel()
-        signalled.cancel()
+                await _first(told, service.pool.failure, self.settings.drain)
         server.should_exit = True
         if service.pool.failure.done():
             service.pool.failure.result()
+
+
+async def _first(told: asyncio.Event, failure: asyncio.Future[None], seconds: float | None = None) -> None:
+    """Wait until one of both happens."""
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait({waiting, failure}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 def _run(serving: Coroutine[None, None, None]) -> None:

@@ -14,14 +14,13 @@ class Double(Predictor):
     """Doubles numbers; a batch that holds a word fails as a whole, and some words do worse."""
 
     def predict(self, inputs):
-        for value in inputs:
-            if value == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if value == "exit":
-                raise SystemExit(3)
-            if value == "sleep":
-                time.sleep(600)
-        return [2 * np.asarray(value) if isinstance(value, np.ndarray) else 2 * float(value) for value in inputs]
+        if "kill" in map(str, inputs):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "exit" in map(str, inputs):
+            raise SystemExit(3)
+        if "sleep" in map(str, inputs):
+            time.sleep(600)
+        return [2 * value if isinstance(value, np.ndarray) else 2 * float(value) for value in inputs]
 
 
 class Sizes(Predictor):

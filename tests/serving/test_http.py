@@ -245,7 +245,7 @@ def test_handlers_see_each_request_and_answer(tmp_path, capfd):
         rows = database.execute("SELECT source, items, status, answer FROM exchanges").fetchall()
     assert rows[0] == ("http", 2, 200, '{"outputs": [8.0, 10.0]}') and rows[1][1:3] == (0, 422)
     assert list((tmp_path / "log").iterdir())
-    assert capfd.readouterr().err.count("a mistake") == 1
+    assert capfd.readouterr().err.count("ValueError: a mistake") == 1
 
 
 @pytest.mark.parametrize(
