@@ -11,7 +11,7 @@ from typing import Any
 from .errors import ConfigError
 
 
-def needs(package: str, who: str) -> None:
+def needs(package: str, who: str, extra: str | None = None) -> None:
     """Raise a ConfigError that says how to install a package that is missing.
 
     Parameters
@@ -19,17 +19,20 @@ def needs(package: str, who: str) -> None:
     package : str
     who : str
         Who needs it, for the message.
+    extra : str, optional
+        The extra of this library that brings it, with whatever else belongs to it.
     """
-    said = missing(package, who)
+    said = missing(package, who, extra)
     if said is not None:
         raise ConfigError(said)
 
 
-def missing(package: str, who: str) -> str | None:
+def missing(package: str, who: str, extra: str | None = None) -> str | None:
     """Return what `needs` says of a package that is missing, None of one that is there."""
     if importlib.util.find_spec(package) is not None:
         return None
-    return f"{who} needs the package {package}, which is not installed. Install it: pip install {package}"
+    line = f"pip install {package}" if extra is None else f'pip install "farabio-like[{extra}]"'
+    return f"{who} needs the package {package}, which is not installed. Install it: {line}"
 
 
 def installed(path: Path) -> bool:

@@ -63,6 +63,16 @@ def write(folder: str | Path) -> Path:
     return target
 
 
+def rewrite(folder: str | Path) -> Path:
+    """Draw the curves of a run again, from what its files say, and write its report; see `write`."""
+    run = reader.read(folder)
+    if not access.leads_out(run.path / layout.PLOTS, run.path):
+        plots.save(plots.curves(run.history, run.best_epoch), run.path / layout.PLOTS / layout.CURVES)
+        if not (run.path / layout.PLOTS / layout.PER_CLASS).is_file():  # the run knew the names of the classes
+            draw_bars(run.path, run.history, run.best_epoch)
+    return write(folder)
+
+
 def _shown(value: Any) -> Any:
     """Return what stands in the page: text without characters that cannot be seen; escaping comes after it."""
     return printable(value, "\n\t") if type(value) is str else value
@@ -220,12 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_folder", help="as in runs/Digits/1")
     folder = parser.parse_args(arguments).run_folder
     try:
-        run = reader.read(folder)
-        if not access.leads_out(run.path / layout.PLOTS, run.path):
-            plots.save(plots.curves(run.history, run.best_epoch), run.path / layout.PLOTS / layout.CURVES)
-            if not (run.path / layout.PLOTS / layout.PER_CLASS).is_file():  # the run knew the names of the classes
-                draw_bars(run.path, run.history, run.best_epoch)
-        print(printable(str(write(folder))))
+        print(printable(str(rewrite(folder))))
     except (ConfigError, OSError) as error:
         parser.exit(2, f"{printable(str(error))}\n")
     except ImportError as error:

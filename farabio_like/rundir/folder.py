@@ -256,6 +256,23 @@ class RunDir:
             warnings.warn(text, stacklevel=4)
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process trains the run in a folder."""
+    if os.name == "nt" or not (path / layout.LOCK).is_file():
+        return False
+    import fcntl
+
+    try:
+        lock = _open_lock(path / layout.LOCK)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            lock.close()
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
 _held: weakref.WeakSet[RunDir] = weakref.WeakSet()
 
 

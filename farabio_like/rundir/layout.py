@@ -43,6 +43,12 @@ def folders_of(logdir: str | Path, cls: type) -> list[Path]:
     return sorted(runs, key=lambda path: int(path.name))
 
 
+def runs_below(folder: str | Path) -> list[Path]:
+    """Return the run folders in a folder, or in the folders of classes in it; those that are numbered by number."""
+    found = [path.parent for pattern in (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}") for path in Path(folder).glob(pattern)]
+    return sorted(found, key=lambda path: (path.parent, not path.name.isdecimal(), path.name.zfill(20)))
+
+
 def shown(path: Path) -> str:
     """Return a path as people read it: below the working folder without that, else whole."""
     try:

@@ -1,0 +1,62 @@
+"""The console script: which commands there are, and how what goes wrong is said.
+
+A command is a file of its name beside this one, with a function of its name, which is imported when it is called.
+How a command line becomes a call is in `app`, which needs typer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from ..errors import ConfigError
+from ..packages import needs
+
+
+class Command(NamedTuple):
+    """A line of the table.
+
+    Attributes
+    ----------
+    help : str
+        What it does, in one line.
+    example : str
+        A command line to copy.
+    """
+
+    help: str
+    example: str
+
+
+COMMANDS = {
+    "ls": Command("List the runs below a log folder.", "farabio-like ls runs"),
+    "compare": Command(
+        "Compare runs: best values, settings, curves.",
+        "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
+    ),
+    "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those after the name of the command; default: those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 for a run that failed, 2 for a mistake of the caller, 130 after Ctrl-C.
+    """
+    try:
+        needs("typer", "farabio-like", extra="cli")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    run = import_module(".app", __package__).run
+    return run(sys.argv[1:] if arguments is None else list(arguments))
