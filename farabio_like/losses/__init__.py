@@ -1,8 +1,9 @@
-"""Losses of segmentation, each as a module and as a function. Metrics, which need no gradient, are callbacks.
+"""Losses: of segmentation, each as a module and as a function; of GANs. Metrics, which need no gradient, are callbacks.
 
-All take logits. A file has one kind of loss; `segmentation` has what they share.
+All take logits. A file has one kind of loss; `segmentation` has what those of segmentation share.
 """
 
+from .adversarial import AdversarialLoss, gradient_penalty, r1_penalty
 from .cldice import ClDiceLoss, cldice_loss
 from .combined import DiceBCELoss, DiceCELoss, dice_bce_loss, dice_ce_loss
 from .cross_entropy import SoftBCELoss, SoftCELoss, soft_bce_loss, soft_ce_loss
@@ -23,6 +24,7 @@ from .overlap import (
 )
 
 __all__ = [
+    "AdversarialLoss",
     "ClDiceLoss",
     "DiceBCELoss",
     "DiceCELoss",
@@ -43,9 +45,11 @@ __all__ = [
     "focal_loss",
     "focal_tversky_loss",
     "generalized_dice_loss",
+    "gradient_penalty",
     "jaccard_loss",
     "lovasz_loss",
     "mcc_loss",
+    "r1_penalty",
     "soft_bce_loss",
     "soft_ce_loss",
     "tversky_loss",
