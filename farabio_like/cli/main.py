@@ -37,6 +37,7 @@ COMMANDS = {
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
+    "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }
 
 

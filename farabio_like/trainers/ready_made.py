@@ -27,6 +27,8 @@ from ..trainer import ConvnetTrainer
 
 # Settings that are no choice of a run.
 _NO_OPTIONS = ("epoch", "next_loop", "mode", "backbone")
+# Options that no attribute holds under their name with an underscore.
+_WITHOUT_ATTRIBUTE = ("classes", "mode", "loss")
 MODES = ("binary", "multiclass", "multilabel")
 
 
@@ -95,6 +97,9 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "class_weights": anything(),
         "smoothing": part_of_one("the target"),
         "results": path("for the run folder"),
+        "classes": anything(),
+        "mode": anything(),
+        "loss": anything(),
     }
 
     _seed = 0
@@ -146,18 +151,18 @@ class ReadyMadeTrainer(ConvnetTrainer):
         """Set the options as attributes, before any hook runs, and return all that were given."""
         name_of_class = type(self).__name__
         settings = {name[1:]: value.allowed for name, value in DEFINITIONS.items() if name[1:] not in _NO_OPTIONS}
-        known = {**settings, **self.OPTIONS, "classes": anything(), "mode": anything(), "loss": anything()}
-        for name in options:
-            if name not in known:
+        known = {**settings, **self.OPTIONS}
+        for name, value in options.items():
+            if name not in known and (value is not None or name not in _WITHOUT_ATTRIBUTE):
                 raise ConfigError(f"{name_of_class} got {name}=, which is no option.{closest(name, known)}")
         given = {**{name: config[name] for name in known if name in config}}
         given.update({name: value for name, value in options.items() if value is not None or name not in given})
         for name, value in given.items():
-            problem = known[name].problem(name, value)
-            if problem is not None and value is not None:
+            problem = None if value is None else known[name].problem(name, value)
+            if problem is not None:
                 raise ConfigError(f"{name_of_class}: {problem}")
             unset = value is None and name in self.OPTIONS
-            if name not in ("classes", "mode", "loss") and not unset:
+            if name not in _WITHOUT_ATTRIBUTE and not unset:
                 setattr(self, f"_{name}", value)
         return given
 
