@@ -1,0 +1,166 @@
+"""What `farabio-like serve` is given, as a predictor: a run's folder, an exported file, or a class of the user's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checks import hooks
+from ..errors import ConfigError, DataError
+from ..export.trained import Sample, TrainedModel
+from ..launch.imports import Sources
+from .predictor import Predictor, RequestError
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """A class of the user's by its import path; called in a worker, it is imported and made there.
+
+    Parameters
+    ----------
+    text : str
+        ``"module:Class"`` or ``"file.py:Class"``.
+    folder : Path
+        Imports come from there first.
+    """
+
+    text: str
+    folder: Path
+
+    def __call__(self) -> Predictor:
+        """Return the predictor."""
+        sys.path.insert(0, str(self.folder))
+        root = self.text.partition(":")[0].removesuffix(".py").partition(".")[0]
+        found = Sources((self.folder,), (root,)).find(self.text, "serve")
+        if not (isinstance(found, type) and issubclass(found, Predictor)):
+            raise ConfigError(f"{self.text} is no Predictor. Write class {found.__name__}(serving.Predictor): ...")
+        return found()
+
+
+@dataclass(frozen=True)
+class ModelTarget:
+    """The folder of a run, or an exported file.
+
+    Parameters
+    ----------
+    path : Path
+    checkpoint : str or None
+        Of a run which weights.
+    """
+
+    path: Path
+    checkpoint: str | None = None
+
+    def __call__(self) -> Predictor:
+        """Return the predictor."""
+        return ModelPredictor(self.path, self.checkpoint)
+
+
+def target_of(text: str, checkpoint: str | None = None) -> Callable[[], Predictor]:
+    """Return what makes the predictor that a text names, in the worker.
+
+    Parameters
+    ----------
+    text : str
+        The folder of a run, a file that was exported, ``file.py:Class`` or ``module:Class``.
+    checkpoint : str, optional
+        Of a run which weights.
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+    """
+    path = Path(text).expanduser()
+    if path.exists():
+        return ModelTarget(path.resolve(), checkpoint)
+    source, colon, name = text.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise ConfigError(f"there is no {text}. Give the folder of a run, an exported file, or file.py:Class.")
+    if checkpoint is not None:
+        raise ConfigError(f"{text} is a class, and has no checkpoint {checkpoint!r}.")
+    if source.endswith(".py"):
+        file = Path(source).expanduser()
+        if not file.is_file():
+            raise ConfigError(f"there is no file {source}.")
+        return ClassTarget(f"{file.name}:{name}", file.resolve().parent)
+    return ClassTarget(text, Path.cwd())
+
+
+class ModelPredictor(Predictor):
+    """The model of a run, or of an exported file, with the preparation of pictures that belongs to it.
+
+    Parameters
+    ----------
+    path : Path
+    checkpoint : str, optional
+    """
+
+    def __init__(self, path: Path, checkpoint: str | None = None) -> None:
+        self.path = path
+        self.checkpoint = checkpoint
+
+    def setup(self) -> None:
+        """Load the model."""
+        device = None if self.path.is_dir() else self.device
+        self.model = TrainedModel.load(self.path, self.checkpoint, device)
+        example = self.model._shapes()
+        self.array_axes = len(example[0][0]) if example is not None and len(example) == 1 else None
+        trainer = self.model.trainer
+        own = trainer is not None and not hooks.is_default(trainer, "prepare_input")
+        self.takes_pixels = own or self.model.description.input is not None
+
+    def decode(self, item: Any) -> Sample:
+        """Return a picture, an array or numbers as an input of the model."""
+        try:
+            if isinstance(item, bytes):
+                self.opened_image(item)
+                return self.model.prepare(item, self.max_pixels)
+            if not isinstance(item, np.ndarray):
+                item = _arrays(item)
+            alone = item[None] if self.array_axes is None and isinstance(item, np.ndarray) else item
+            samples = self.model.samples(alone, "the input")
+        except (DataError, ConfigError) as error:
+            raise RequestError(422, str(error)) from None
+        if len(samples) != 1:
+            raise RequestError(422, f"an entry of the inputs holds {len(samples)} of them; expected one")
+        return samples[0]
+
+    def predict(self, inputs: list[Any]) -> list[Any]:
+        """Return the answers of the model."""
+        try:
+            return self.model.predict(inputs)
+        except DataError as error:
+            raise RequestError(422, str(error)) from None
+
+    def encode(self, output: Any) -> Any:
+        """Return masks and pictures as such, anything else as it is."""
+        if not isinstance(output, np.ndarray):
+            return output
+        if self.model.kind == "masks" and output.ndim == 2 and output.dtype == np.uint8:
+            return _picture(output)
+        if self.model.kind == "images" and output.ndim == 3 and len(output) in (1, 3):
+            pixels = np.rint(output * 255).astype(np.uint8)
+            return _picture(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        return output
+
+
+def _arrays(value: Any) -> Any:
+    """Return nested lists as an array; a mapping of them as one of arrays."""
+    if isinstance(value, dict):
+        return {name: _arrays(part) for name, part in value.items()}
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise RequestError(422, "an input is a list of lists of different lengths") from None
+
+
+def _picture(pixels: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
