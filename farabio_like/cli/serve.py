@@ -58,14 +58,16 @@ def serve(
 
 def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options over those of the file, with what is served as ``serve``."""
-    from ..serving import settings_file
-
     target, file = given.pop("target", None), given.pop("config", None)
     if target is not None and Path(target).suffix in (".yml", ".yaml"):
         if file is not None:
             raise ConfigError(f"{target} and --config {file} are two files of options. Give one.")
         target, file = None, target
-    values = {} if file is None else settings_file.read(file)
+    values: dict[str, Any] = {}
+    if file is not None:
+        from ..serving import settings_file
+
+        values = settings_file.read(file)
     return {**values, **given, **({} if target is None else {"serve": target})}
 
 
