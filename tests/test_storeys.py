@@ -46,7 +46,7 @@ def storey(module):
 
 # Imported where they are used: not there on every machine, or slow to load for who does not need them.
 LATE = """
-PIL jinja2 matplotlib mlflow torchvision tqdm visdom fcntl
+PIL jinja2 matplotlib mlflow onnxruntime torchvision tqdm visdom fcntl
 torch.distributed torch.utils.tensorboard
 aio_pika uvloop farabio_like.serving
 farabio_like.plots.picture farabio_like.rundir.config_file

@@ -31,6 +31,15 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "predict": Command(
+        "Predict for pictures and arrays, into a table or a folder.",
+        "farabio-like predict runs/Digits/1 pictures -o predictions",
+    ),
+    "trace": Command(
+        "Export the model of a run into a file that runs without its code.",
+        "farabio-like trace runs/Digits/1 -c best --format onnx",
+    ),
+    "quantize": Command("Export the model of a run with weights of 8 bits.", "farabio-like quantize runs/Digits/1"),
     "ls": Command("List the runs below a log folder.", "farabio-like ls runs"),
     "compare": Command(
         "Compare runs: best values, settings, curves.",
