@@ -45,6 +45,7 @@ COMMANDS = {
         "Compare runs: best values, settings, curves.",
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
+    "serve": Command("Answer requests with a trained model.", "farabio-like serve runs/Digits/1 --port 8000"),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
     "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }
