@@ -36,6 +36,7 @@ COMMANDS = {
         "Compare runs: best values, settings, curves.",
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
+    "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
 }
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError, closest
 from . import changes, devices, grid, life
 from .dagfile import Dag, load
 from .driver import GRACE, PATIENCE, Driver
-from .record import Record, append_event, hold_job, read_history
+from .record import RESULT, Record, append_event, hold_job, read_history
 
 Say = Callable[[str], None]
 
@@ -132,7 +132,9 @@ def _wanted(dag: Dag, rerun: Sequence[str], changed: Sequence[str]) -> list[str]
     """Return the jobs that are to be run anew: those named, and what depends on them."""
     wanted: set[str] = set()
     for text in rerun:
-        found = list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
+        found = (
+            list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
+        )
         wanted.update(found)
     for name, job in dag.jobs.items():  # needs stand before what depends on them
         if wanted.intersection(job.needs):
@@ -159,8 +161,7 @@ def _run_anew(record: Record, dag: Dag, names: Sequence[str], say: Say) -> None:
         if lock is None:
             raise ConfigError(f"{name} cannot be run anew: a process of its last start still runs.")
         try:
-            for file in ("result.json",):
-                (folder / file).unlink(missing_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
             append_event(folder, {"event": "again"})
         finally:
             os.close(lock)
