@@ -5,6 +5,7 @@ What the numbers of a mask mean, and which image a mask belongs to, is in `image
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,34 @@ def size_of(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return _array(path, (2, 3)).shape[:2]
-    with _opened(path) as image:
+    with open_image(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        try:  # of a PNG this reads the whole file
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        except Exception as error:
+            raise DataError(damaged(path, error)) from error
     return (width, height) if turned else (height, width)
+
+
+def pixels_within(path: str | Path, choose: Callable[[tuple[int, int]], tuple[slice, slice]]) -> Array:
+    """Return a part of an image as `pixels` does; what it is, `choose` says of height and width.
+
+    A file is decoded once, where `size_of` would have to decode a PNG to know how it is turned.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return pixels(path, choose(size_of(path)))
+    found = pixels(path)
+    return np.ascontiguousarray(found[choose((found.shape[0], found.shape[1]))])
+
+
+def shorter_side(path: str | Path) -> int:
+    """Return the shorter of height and width of an image, by its header alone."""
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return min(_array(path, (2, 3)).shape[:2])
+    with open_image(path) as image:
+        return min(image.size)
 
 
 def image_tensor(array: Array, path: str | Path) -> Tensor:
@@ -112,6 +137,24 @@ def image_tensor(array: Array, path: str | Path) -> Tensor:
     return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
 
 
+def with_channels(image: Tensor, channels: int, path: str | Path) -> Tensor:
+    """Return an image with so many channels: a grey one repeated, one of colours made grey for 1.
+
+    Raises
+    ------
+    DataError
+        For other numbers; it names the file.
+    """
+    found = image.shape[0]
+    if found == channels:
+        return image
+    if found == 1:
+        return image.expand(channels, -1, -1).contiguous()
+    if channels == 1 and found == 3:
+        return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
+    raise DataError(f"{path} has {found} channels; expected {channels}. Write channels={found}, say.")
+
+
 def _signed(array: Array, path: str | Path) -> Array:
     """Return signed integers from 0 to 1: some readers give 16 bits without a sign as 32 bits with one."""
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
@@ -130,7 +173,7 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged header raises whatever its bytes lead to
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(damaged(path, error)) from error
     if found.ndim not in dimensions or 0 in found.shape:
         raise DataError(
             f"{path} has the shape {found.shape}; expected height x width, or height x width x channels. "
@@ -144,7 +187,7 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     return found
 
 
-def _opened(path: Path) -> Any:
+def open_image(path: Path) -> Any:
     """Return the file opened by Pillow, which reads the pixels when they are asked for."""
     try:
         from PIL import Image
@@ -162,7 +205,7 @@ def _opened(path: Path) -> Any:
             "as NPY, of which a patch alone is read."
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(damaged(path, error)) from error
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         image.close()
@@ -171,7 +214,7 @@ def _opened(path: Path) -> Any:
 
 
 def _decoded(path: Path, of_mask: bool) -> Array:
-    with _opened(path) as image:
+    with open_image(path) as image:
         from PIL import ImageOps
 
         if image.mode not in _READ_AS:
@@ -185,7 +228,7 @@ def _decoded(path: Path, of_mask: bool) -> Array:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(_damaged(path, error)) from error
+            raise DataError(damaged(path, error)) from error
 
 
 def _mask_array(image: Any, path: Path) -> Array:
@@ -202,7 +245,8 @@ def _mask_array(image: Any, path: Path) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-def _damaged(path: Path, error: BaseException) -> str:
+def damaged(path: Path, error: BaseException) -> str:
+    """Return what is said of a file that cannot be read."""
     size = path.stat().st_size if path.exists() else 0
     reason = str(error).partition("\n")[0] or type(error).__name__
     kinds = ", ".join(suffix[1:].upper() for suffix in SUFFIXES if suffix not in (".tiff", ".jpeg"))

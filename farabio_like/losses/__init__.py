@@ -1,10 +1,11 @@
-"""Losses of segmentation, each as a module and as a function. Metrics, which need no gradient, are callbacks.
+"""Losses of segmentation, each as a module and as a function, and of images. Metrics need no gradient: callbacks.
 
-All take logits. A file has one kind of loss; `segmentation` has what they share.
+Those of segmentation take logits. A file has one kind of loss; `segmentation` has what they share.
 """
 
 from .cldice import ClDiceLoss, cldice_loss
 from .combined import DiceBCELoss, DiceCELoss, dice_bce_loss, dice_ce_loss
+from .content import ContentLoss
 from .cross_entropy import SoftBCELoss, SoftCELoss, soft_bce_loss, soft_ce_loss
 from .focal import FocalLoss, focal_loss
 from .lovasz import LovaszLoss, lovasz_loss
@@ -21,9 +22,11 @@ from .overlap import (
     jaccard_loss,
     tversky_loss,
 )
+from .perceptual import PerceptualLoss
 
 __all__ = [
     "ClDiceLoss",
+    "ContentLoss",
     "DiceBCELoss",
     "DiceCELoss",
     "DiceLoss",
@@ -33,6 +36,7 @@ __all__ = [
     "JaccardLoss",
     "LovaszLoss",
     "MCCLoss",
+    "PerceptualLoss",
     "SoftBCELoss",
     "SoftCELoss",
     "TverskyLoss",

@@ -333,7 +333,7 @@ def _load_component(name: str, part: Any, values: Any, file: str, shapes: Sequen
                 entry.update({key: dtensor.like(value, parameters[index]) for key, value in entry.items()})
     try:
         if isinstance(part, (LRScheduler, ReduceLROnPlateau)):
-            check_alike(values, part.state_dict(), "it")
+            check_alike(values, part.state_dict(), "it", counted=True)
         groups = [dict(group) for group in part.param_groups] if isinstance(part, torch.optim.Optimizer) else []
         part.load_state_dict(values)
         if isinstance(part, torch.optim.Optimizer):
