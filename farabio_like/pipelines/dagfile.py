@@ -204,9 +204,7 @@ def _gpus(source: Source, value: Any, *path: str) -> tuple[int, int]:
 
 
 def _measure(source: Source, value: Any, units: dict[str, Any], what: str, *path: str) -> float:
-    match = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value)) if type(value) in (int, float, str) else None
-    )
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", "" if isinstance(value, bool) else str(value))
     if match is None or match[2].lower() not in units or not math.isfinite(float(match[1])):
         raise source.error(f"{path[-1]} is {value!r}; {what} is expected.", *path)
     found = float(match[1]) * units[match[2].lower()]

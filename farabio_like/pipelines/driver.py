@@ -173,7 +173,7 @@ class Driver:
             if left:
                 raise ConfigError(f"processes of its last start cannot be ended: {left}")
         context = kinds.Context(self.dag, folder, history.number, self._results(job), self._run_for(job), share)
-        start = {"event": "start", "machine": life.machine(), "boot": life.boot(), "gpus": share.gpus}
+        start: dict[str, Any] = {"event": "start", "machine": life.machine(), "boot": life.boot(), "gpus": share.gpus}
         start |= {"cpus": share.cpus, "made_of": self.made_of.get(job.name, {})}
         spec = {
             "commands": kinds.commands(job, context),

@@ -131,9 +131,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Cell:
 
 
 def _check_keys(entries: list[list[Cell]], source: Source, *path: str | int) -> None:
-    """Raise a ConfigError for a key that two rows have: which of them would count?"""
+    """Raise a ConfigError for a key that two rows have, or of which two rows have a part each."""
     owner: dict[str, int] = {}
     for index, row in enumerate(entries):
-        for key in {key for entry in row for key in entry}:
-            if owner.setdefault(key, index) != index:
-                raise source.error(f"the key '{key}' is in two rows of this grid.", *path, index)
+        for key in dict.fromkeys(key for entry in row for key in entry):
+            for other, its in owner.items():
+                if its != index and (key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")):
+                    said = f"'{key}'" if key == other else f"'{key}', as a part of '{other}' or around it,"
+                    raise source.error(f"the key {said} is in two rows of this grid.", *path, index)
+            owner[key] = index

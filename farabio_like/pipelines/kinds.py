@@ -119,7 +119,8 @@ def _check_train(job: Job, dag: Dag) -> None:
     given = [key for key in ("config", "script") if key in task.details]
     if len(given) != 1:
         raise source.error(
-            f"'{task.name}' of type train needs either 'config' or 'script'; it has {given or 'none'}.", *path
+            f"'{task.name}' of type train needs 'config' or 'script'; it has {'both' if given else 'neither'}.",
+            *path,
         )
     file = dag.folder / task.details[given[0]]
     if not file.is_file():
@@ -160,7 +161,7 @@ def run_task(job: Job, dag: Dag) -> str | None:
     if named is None or named in dag.tasks:
         said = f"there are {', '.join(training)}" if training else "there is none"
         raise dag.source.error(
-            f"'{task.name}' needs a run: the name of a task of type train that it depends on ({said}), or a run folder.",
+            f"'{task.name}' needs a run: a task of type train that it depends on ({said}), or a run folder.",
             *path,
             "run",
         )

@@ -107,7 +107,7 @@ def _metric_names(epochs: Any) -> list[str]:
 
 def _lines(metrics: Mapping[str, list[dict[str, Any]]], name: str) -> dict[str, list[tuple[float, float]]]:
     part, _, key = name.partition("/")
-    found = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for job, history in list(metrics.items())[:MOST_CURVES]:
         values = [(entry.get("epoch"), (entry.get(part) or {}).get(key)) for entry in history]
         found[job] = [(x, y) for x, y in values if isinstance(x, int) and isinstance(y, (int, float))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -191,7 +192,7 @@ def stop(run: str, dags: Path, say: Say) -> int:
     for name, (_, history) in record.states(plan).items():
         if history.start is not None and history.end is None and not history.is_alive:
             folder = str(record.job_folder(plan["jobs"][name]))
-            life.end_processes(lambda folder=folder: life.processes_of(folder))
+            life.end_processes(functools.partial(life.processes_of, folder))
     found = [state for state, _ in record.states().values()]
     say(f"run {record.name}: {', '.join(f'{found.count(s)} {s}' for s in dict.fromkeys(found))}")
     return 0
