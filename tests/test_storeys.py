@@ -34,7 +34,8 @@ trainers
 launch
 export
 serving pipelines upscale
-cli __main__
+cli
+__main__
 """  # from the ground up; of two names that fit a module the longer counts
 HEIGHT = {name: height for height, line in enumerate(STOREYS.strip().splitlines()) for name in line.split()}
 
