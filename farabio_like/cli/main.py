@@ -31,6 +31,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "run": Command(
+        "Train and test what configuration files describe, or repeat a run.",
+        "farabio-like run digits.yml settings.num_epochs=3",
+    ),
+    "test": Command("Test a run again, with the code in its folder.", "farabio-like test runs/Digits/1"),
+    "average": Command(
+        "Write the mean of the weights of several checkpoints.", "farabio-like average runs/Digits/1 --last 3"
+    ),
     "ls": Command("List the runs below a log folder.", "farabio-like ls runs"),
     "compare": Command(
         "Compare runs: best values, settings, curves.",
