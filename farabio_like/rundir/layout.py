@@ -16,6 +16,7 @@ CONFIG = "config.yaml"
 LAUNCH = "run.yaml"  # there where a configuration file has made the trainer
 ENVIRONMENT = "environment.json"
 CODE = "code"  # a folder
+INPUT = "input.json"  # how a picture becomes an input, and what the outputs mean
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"  # a folder
 WEIGHTS = "model.pth"
