@@ -31,7 +31,6 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-<<<<<<< HEAD
     "run": Command(
         "Train and test what configuration files describe, or repeat a run.",
         "farabio-like run digits.yml settings.num_epochs=3",
@@ -40,7 +39,6 @@ COMMANDS = {
     "average": Command(
         "Write the mean of the weights of several checkpoints.", "farabio-like average runs/Digits/1 --last 3"
     ),
-=======
     "predict": Command(
         "Predict for pictures and arrays, into a table or a folder.",
         "farabio-like predict runs/Digits/1 pictures -o predictions",
@@ -50,7 +48,6 @@ COMMANDS = {
         "farabio-like trace runs/Digits/1 -c best --format onnx",
     ),
     "quantize": Command("Export the model of a run with weights of 8 bits.", "farabio-like quantize runs/Digits/1"),
->>>>>>> main
     "ls": Command("List the runs below a log folder.", "farabio-like ls runs"),
     "compare": Command(
         "Compare runs: best values, settings, curves.",
