@@ -883,7 +883,7 @@ class ConvnetTrainer(Settings):
             raise ConfigError("save_model() has no run folder to write to; give a path: save_model('model.pth').")
         target = Path(path) if path is not None else run.weights  # type: ignore[union-attr]
         self._run_state.saved = self._run_state.saved or (run is not None and target == run.weights)
-        checkpoint.save(sharded.whole_state(components.model_state(components.model_of(self))), target)
+        checkpoint.save(sharded.whole_state(evaluation.weights_to_save(self)), target)
         return target
 
     def save_checkpoint(self, path: str | Path) -> Path:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .freezing import Freeze, Unfreeze
     from .function_metric import FunctionMetric
     from .gradients import GradientNorm
+    from .image_quality import PSNR, SSIM
     from .learning_rate import LearningRateMonitor
     from .limits import LimitBatches, OverfitBatches, QuickCheck
     from .lr_finder import find_lr
@@ -61,6 +62,8 @@ SHIPPED = {
     "ConfusionMatrix": "confusion_matrix",
     "Dice": "overlap",
     "IoU": "overlap",
+    "PSNR": "image_quality",
+    "SSIM": "image_quality",
     "FunctionMetric": "function_metric",
     "TorchMetric": "torch_metric",
     "Checkpoint": "checkpoint",
@@ -89,6 +92,8 @@ __all__ = [
     "AUC",
     "EMA",
     "EVENTS",
+    "PSNR",
+    "SSIM",
     "SWA",
     "Accuracy",
     "BatchTransform",

@@ -45,7 +45,10 @@ COMMANDS = {
         "Compare runs: best values, settings, curves.",
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
+    "serve": Command("Answer requests with a trained model.", "farabio-like serve runs/Digits/1 --port 8000"),
+    "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
+    "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }
 
 

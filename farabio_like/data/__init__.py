@@ -8,16 +8,20 @@ from .counting import Counted, SampleCounter, batch_size
 from .image_files import read_image
 from .image_masks import ImageMaskFolder
 from .loaders import Items, describe_loader, fetcher, length_of, read, read_batches
+from .paired_images import PairedImages
+from .resizing import downscale
 
 __all__ = [
     "Counted",
     "ImageMaskFolder",
     "Items",
+    "PairedImages",
     "SampleCounter",
     "batch_of",
     "batch_size",
     "describe_batch",
     "describe_loader",
+    "downscale",
     "fetcher",
     "inputs_and_targets",
     "is_batch",

@@ -6,6 +6,7 @@ What the numbers of a mask mean, and which image a mask belongs to, is in `image
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,34 @@ def size_of(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return _array(path, (2, 3)).shape[:2]
-    with _opened(path) as image:
+    with open_image(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        try:  # of a PNG this reads the whole file
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # "Orientation": on its side
+        except Exception as error:
+            raise DataError(damaged(path, error)) from error
     return (width, height) if turned else (height, width)
+
+
+def pixels_within(path: str | Path, choose: Callable[[tuple[int, int]], tuple[slice, slice]]) -> Array:
+    """Return a part of an image as `pixels` does; what it is, `choose` says of height and width.
+
+    A file is decoded once, where `size_of` would have to decode a PNG to know how it is turned.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return pixels(path, choose(size_of(path)))
+    found = pixels(path)
+    return np.ascontiguousarray(found[choose((found.shape[0], found.shape[1]))])
+
+
+def shorter_side(path: str | Path) -> int:
+    """Return the shorter of height and width of an image, by its header alone."""
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return min(_array(path, (2, 3)).shape[:2])
+    with open_image(path) as image:
+        return min(image.size)
 
 
 def image_tensor(array: Array, path: str | Path) -> Tensor:
@@ -118,6 +143,24 @@ def channels_first(array: Array) -> Tensor:
     return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
 
 
+def with_channels(image: Tensor, channels: int, path: str | Path) -> Tensor:
+    """Return an image with so many channels: a grey one repeated, one of colours made grey for 1.
+
+    Raises
+    ------
+    DataError
+        For other numbers; it names the file.
+    """
+    found = image.shape[0]
+    if found == channels:
+        return image
+    if found == 1:
+        return image.expand(channels, -1, -1).contiguous()
+    if channels == 1 and found == 3:
+        return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
+    raise DataError(f"{path} has {found} channels; expected {channels}. Write channels={found}, say.")
+
+
 def _signed(array: Array, path: str | Path) -> Array:
     """Return signed integers from 0 to 1: some readers give 16 bits without a sign as 32 bits with one."""
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
@@ -136,7 +179,7 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged header raises whatever its bytes lead to
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(damaged(path, error)) from error
     if found.ndim not in dimensions or 0 in found.shape:
         raise DataError(
             f"{path} has the shape {found.shape}; expected height x width, or height x width x channels. "
@@ -208,7 +251,7 @@ def pillow() -> Any:
     return Image
 
 
-def _opened(path: Any, name: str | None = None) -> Any:
+def open_image(path: Any, name: str | None = None) -> Any:
     """Return the file opened by Pillow, which reads the pixels when they are asked for."""
     Image = pillow()
     name = str(path) if name is None else name
@@ -222,7 +265,7 @@ def _opened(path: Any, name: str | None = None) -> Any:
             "as NPY, of which a patch alone is read."
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
-        raise DataError(_damaged(path, error, name)) from error
+        raise DataError(damaged(path, error, name)) from error
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # of a telephone: the further ones are previews
         image.close()
@@ -232,14 +275,14 @@ def _opened(path: Any, name: str | None = None) -> Any:
 
 def _decoded(path: Any, of_mask: bool, name: str | None = None, most_pixels: int | None = None) -> Array:
     name = str(path) if name is None else name
-    with _opened(path, name) as image:
+    with open_image(path, name) as image:
         _check_pixels(image.size[0] * image.size[1], name, most_pixels)
         try:
             return _as_array(image, name, of_mask)
         except DataError:
             raise
         except Exception as error:
-            raise DataError(_damaged(path, error, name)) from error
+            raise DataError(damaged(path, error, name)) from error
 
 
 def _as_array(image: Any, name: str, of_mask: bool) -> Array:
@@ -267,7 +310,8 @@ def _mask_array(image: Any, path: str) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-def _damaged(path: Any, error: BaseException, name: str | None = None) -> str:
+def damaged(path: Any, error: BaseException, name: str | None = None) -> str:
+    """Return what is said of a file that cannot be read."""
     if isinstance(path, io.BytesIO):
         size = path.getbuffer().nbytes
     else:

@@ -1,11 +1,10 @@
 """`ImageMaskFolder`: a folder of images and a folder of their masks as a data set.
 
-How a file becomes pixels is in `image_files`.
+How a file becomes pixels is in `image_files`; what pairs of files share is in `paired_folders`.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -15,16 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..errors import ConfigError, DataError, closest
+from ..errors import ConfigError, DataError
 from . import image_files
-from .image_files import LOSSY, LUMINANCE, SUFFIXES, Array
+from .image_files import LOSSY, Array
+from .paired_folders import PairedFolders, image_paths, names, random_box
 
-MOST_NAMED = 5  # files in a message
 
-
-class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
+class ImageMaskFolder(PairedFolders):
     """Pairs of an image and its mask, of which the files have the same name in two folders.
 
     The mask of ``images/a/cell_7.jpg`` is ``masks/a/cell_7.png``, the id of both is ``a/cell_7``. A file that has no
@@ -59,6 +56,7 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
         the mask. Here it comes after the patch.
     mask_suffix : str
         What the names of the masks have more: ``"_mask"`` for ``cell_7_mask.png``.
+        Masks may lie in the folder of the images then.
     ids : iterable of str, optional
         Those to read, in this order; default: all, sorted.
 
@@ -81,6 +79,9 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
     ``train = train.changed(patch=256, transform=v2.RandomHorizontalFlip())``
     """
 
+    CHANGES = (*PairedFolders.CHANGES, "transform")
+    PAIR = "image and mask"
+
     def __init__(
         self,
         images: str | Path,
@@ -96,123 +97,42 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
         mask_suffix: str = "",
         ids: Iterable[str] | None = None,
     ) -> None:
-        for name, number in (("classes", classes), ("patches", patches)):
-            if type(number) is not int or number < 1:
-                raise ConfigError(f"ImageMaskFolder({name}={number!r}): expected a whole number, 1 or more.")
-        if patches > 1 and patch is None:
-            raise ConfigError(f"ImageMaskFolder(patches={patches}) has no patch. Write patch=256 with it.")
-        if transform is not None and not callable(transform):
-            raise ConfigError(
-                f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
-                "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
-            )
+        if type(classes) is not int or classes < 1:
+            raise ConfigError(f"ImageMaskFolder(classes={classes!r}): expected a whole number, 1 or more.")
+        if channels is not None and (type(channels) is not int or channels < 1):
+            raise ConfigError(f"ImageMaskFolder(channels={channels!r}): expected a whole number, 1 or more, or None.")
+        if ignore_index is not None and type(ignore_index) is not int:
+            raise ConfigError(f"ImageMaskFolder(ignore_index={ignore_index!r}): expected a whole number, or None.")
+        self._check_patches(patches, patch)
+        _check_transform(transform)
         self.classes = classes if values is None else len(values)
         self.values = None if values is None else _checked_values(values)
         self.ignore_index = ignore_index
-        self.patch = None if patch is None else _checked_patch(patch)
+        self.patch = self._checked_patch(patch)
         self.patches = patches
         self.transform = transform
         self._files = _pairs(Path(images), Path(masks), mask_suffix)
         self.ids = list(self._files) if ids is None else self._chosen(ids)
         self.channels = channels if channels is not None else self._channels_of_first()
 
-    def __len__(self) -> int:
-        return len(self.ids) * self.patches
-
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        image_path, mask_path = self.files(self.ids[index % len(self) // self.patches])
+        image_path, mask_path = self.files(self.id_of(index))
         size = image_files.size_of(image_path)
         self._check_sizes(image_path, mask_path, size)
-        box = None if self.patch is None else _random_box(size, self.patch)
-        image = self._with_channels(
-            image_files.image_tensor(image_files.pixels(image_path, box), image_path), image_path
-        )
+        box = None if self.patch is None else random_box(size, self.patch)
+        image = image_files.image_tensor(image_files.pixels(image_path, box), image_path)
+        image = image_files.with_channels(image, self.channels, image_path)
         mask = self._numbered(image_files.mask_pixels(mask_path, box), mask_path)
         if self.patch is not None:
             image = _filled(image, self.patch, 0)
             mask = _filled(mask, self.patch, 0 if self.ignore_index is None else self.ignore_index)
         return (image, mask) if self.transform is None else self._transformed(image, mask)
 
-    def files(self, id: str) -> tuple[Path, Path]:
-        """Return the files of an image and its mask."""
-        return self._files[id]
-
     def changed(self, **changes: Any) -> ImageMaskFolder:
-        """Return the same folders with other arguments: ``patch``, ``patches``, ``transform`` or ``ids``.
-
-        Raises
-        ------
-        ConfigError
-            For another argument, and for a value that is not allowed.
-        """
-        known = ("patch", "patches", "transform", "ids")
-        for name in changes:
-            if name not in known:
-                raise ConfigError(
-                    f"changed() got {name}; expected some of {known}.{closest(name, known)} "
-                    "Others are given to ImageMaskFolder itself."
-                )
-        other = copy.copy(self)
-        if "patch" in changes:
-            other.patch = None if changes["patch"] is None else _checked_patch(changes["patch"])
-            other.patches = self.patches if other.patch is not None else 1
-        if "patches" in changes:
-            if type(changes["patches"]) is not int or changes["patches"] < 1 or other.patch is None:
-                raise ConfigError(f"changed(patches={changes['patches']!r}): expected 1 or more, and a patch.")
-            other.patches = changes["patches"]
+        """Do what `PairedFolders.changed` says, with ``transform`` too."""
         if "transform" in changes:
-            other.transform = changes["transform"]
-        if "ids" in changes:
-            other.ids = other._chosen(changes["ids"])
-        return other
-
-    def split(self, *fractions: float, seed: int = 0) -> list[ImageMaskFolder]:
-        """Return parts without an image in common, chosen at random: ``train, valid, test = data.split(.7, .15, .15)``.
-
-        Parameters
-        ----------
-        *fractions : float
-            They sum to 1, or to less where some images are to be left out. Each part gets one image at least.
-        seed : int
-            The same seed, the same parts.
-
-        Raises
-        ------
-        ConfigError
-            For other fractions, and for more parts than images.
-        """
-        numbers = all(isinstance(part, (int, float)) and part > 0 for part in fractions)
-        if not fractions or not numbers or sum(fractions) > 1 + 1e-6:
-            raise ConfigError(f"split{fractions}: expected fractions above 0 that sum to 1. Write split(0.8, 0.2).")
-        if len(fractions) > len(self.ids):
-            raise ConfigError(f"split{fractions}: {len(fractions)} parts of {len(self.ids)} images.")
-        order = torch.randperm(len(self.ids), generator=torch.Generator().manual_seed(seed)).tolist()
-        bounds = [round(len(order) * sum(fractions[:k])) for k in range(len(fractions) + 1)]
-        for k in range(1, len(bounds)):  # one image each at least, without taking that of a later part
-            least, most = bounds[k - 1] + 1, len(order) - (len(bounds) - 1 - k)
-            bounds[k] = min(max(bounds[k], least), most)
-        parts = [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
-        return [self.changed(ids=[self.ids[number] for number in sorted(part)]) for part in parts]
-
-    def __repr__(self) -> str:
-        patch = "" if self.patch is None else f", {self.patches} patches of {self.patch[0]} x {self.patch[1]} each"
-        return f"ImageMaskFolder of {len(self.ids)} images{patch}"
-
-    def _chosen(self, ids: Iterable[str]) -> list[str]:
-        chosen = [str(id) for id in ids]
-        for id in chosen:
-            if id not in self._files:
-                raise DataError(f"there is no image and mask with the id {id!r}.{closest(id, self._files)}")
-        if not chosen:
-            raise DataError("ids is empty; expected one id at least.")
-        return chosen
-
-    def _channels_of_first(self) -> int:
-        path, _ = self.files(self.ids[0])
-        shape = image_files.pixels(path, (slice(0, 1), slice(0, 1))).shape
-        return shape[2] if len(shape) == 3 else 1
+            _check_transform(changes["transform"])
+        return super().changed(**changes)
 
     def _check_sizes(self, image: Path, mask: Path, size: tuple[int, int]) -> None:
         of_mask = image_files.size_of(mask)
@@ -221,16 +141,6 @@ class ImageMaskFolder(Dataset[tuple[Tensor, Tensor]]):
                 f"the image {image} has {size[0]} x {size[1]} pixels (height x width), its mask {mask} has "
                 f"{of_mask[0]} x {of_mask[1]}; expected the same."
             )
-
-    def _with_channels(self, image: Tensor, path: Path) -> Tensor:
-        found = image.shape[0]
-        if found == self.channels:
-            return image
-        if found == 1:
-            return image.expand(self.channels, -1, -1).contiguous()
-        if self.channels == 1 and found == 3:
-            return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
-        raise DataError(f"{path} has {found} channels; expected {self.channels}. Write channels={found}, say.")
 
     def _numbered(self, mask: Array, path: Path) -> Tensor:
         """Return the classes of a mask's pixels, int64."""
@@ -315,42 +225,21 @@ def import_tv_tensors() -> Any:
     return tv_tensors
 
 
-def image_paths(folder: Path) -> dict[str, Path]:
-    """Return the files of images in a folder and those within it, by their ids, sorted.
-
-    Raises
-    ------
-    DataError
-        If there is no folder, none in it, or an id twice.
-    """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; here are {_names(Path.cwd().iterdir())}.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        id = path.relative_to(folder).with_suffix("").as_posix()
-        if id in found:
-            raise DataError(f"{found[id]} and {path} have the same name. Keep one of them.")
-        found[id] = path
-    if not found:
-        raise DataError(f"no image in {folder}: expected {', '.join(SUFFIXES)}, found {_names(folder.iterdir())}.")
-    return found
-
-
 def _pairs(images: Path, masks: Path, mask_suffix: str) -> dict[str, tuple[Path, Path]]:
     """Return the files of images and masks by their id; those that have no partner are named."""
     found, of_masks = image_paths(images), image_paths(masks)
     own = {id.removesuffix(mask_suffix): path for id, path in of_masks.items() if id.endswith(mask_suffix)}
-    pairs = {id: (path, own[id]) for id, path in found.items() if id in own}
-    alone = [*(path for id, path in found.items() if id not in own), *(own[id] for id in own if id not in found)]
+    no_images = set(own.values())  # where masks lie in the folder of the images, or within it
+    pairs = {id: (path, own[id]) for id, path in found.items() if id in own and path not in no_images}
+    alone = [path for id, path in found.items() if id not in pairs and path not in no_images]
+    alone += [own[id] for id in own if id not in pairs]
     if not pairs:
         raise DataError(
-            f"no image in {images} has the name of a mask in {masks}: there are {_names(found.values())} and "
-            f"{_names(of_masks.values())}.{_suffix_hint(found, of_masks)}"
+            f"no image in {images} has the name of a mask in {masks}: there are {names(found.values())} and "
+            f"{names(of_masks.values())}.{_suffix_hint(found, of_masks)}"
         )
     if alone:
-        warnings.warn(f"{len(alone)} files have no partner and are left out: {_names(alone)}", stacklevel=3)
+        warnings.warn(f"{len(alone)} files have no partner and are left out: {names(alone)}", stacklevel=3)
     return pairs
 
 
@@ -376,17 +265,12 @@ def _checked_values(values: Sequence[Any]) -> tuple[Any, ...]:
     return checked
 
 
-def _checked_patch(patch: Any) -> tuple[int, int]:
-    sizes = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
-        raise ConfigError(f"patch={patch!r}: expected pixels, or height and width. Write patch=256.")
-    return sizes
-
-
-def _random_box(size: tuple[int, int], patch: tuple[int, int]) -> tuple[slice, slice]:
-    """Return rows and columns of a patch at a random place, all of them where the image is smaller."""
-    starts = [int(torch.randint(max(whole - part, 0) + 1, ())) for whole, part in zip(size, patch, strict=True)]
-    return slice(starts[0], starts[0] + patch[0]), slice(starts[1], starts[1] + patch[1])
+def _check_transform(transform: Any) -> None:
+    if transform is not None and not callable(transform):
+        raise ConfigError(
+            f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
+            "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
+        )
 
 
 def _filled(tensor: Tensor, patch: tuple[int, int], value: int) -> Tensor:
@@ -397,12 +281,6 @@ def _filled(tensor: Tensor, patch: tuple[int, int], value: int) -> Tensor:
 def _some(values: Array) -> str:
     shown = ", ".join(str(value.tolist()) for value in values[:8])
     return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
-
-
-def _names(paths: Iterable[Path]) -> str:
-    names = sorted(path.name for path in paths)
-    shown = ", ".join(names[:MOST_NAMED]) or "nothing"
-    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
 def _described(value: Any) -> str:

@@ -6,9 +6,7 @@ The windows are in `windows`, the blending in `blending`; nothing here knows wha
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +17,8 @@ from torch import Tensor
 from ..errors import ConfigError, DataError
 from .blending import Blend, Results
 from .model import device_of, evaluation_mode
+from .progress import progress_bar
 from .windows import Grid, importance_map, native
-
-BAR_SECONDS = 2.0  # work that is over by then shows no bar
 
 
 def sliding_window(
@@ -105,7 +102,7 @@ def sliding_window(
     results = None if in_place else Results(grid, images, reduce, out, home)
     blended = Blend(grid, importance_map(grid.window, blend), images, device, results)
     places = grid.places(images)
-    with evaluation_mode(model_or_function), _bar(images * grid.windows) as advance:
+    with evaluation_mode(model_or_function), progress_bar(images * grid.windows, "sliding_window", "window") as advance:
         while batch := list(itertools.islice(places, batch_size)):
             # No names: windows and outputs of the last batch are gone before the next one is made.
             blended.add(batch, model_or_function(grid.read(image, batch).to(device)))
@@ -160,32 +157,3 @@ def _check_settings(overlap: Any, blend: Any, batch_size: Any, reduce: Any) -> N
         raise ConfigError(f"batch_size={batch_size!r}; expected a positive int, the windows per call of the model.")
     if not (reduce is None or callable(reduce) or reduce in ("argmax", "threshold")):
         raise ConfigError(f"reduce={reduce!r}; expected 'argmax', 'threshold', a function or None.")
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], Any]]:
-    """Give what counts windows: by a bar that appears on long work where stderr is a terminal or a notebook."""
-    if not _shows_bars(sys.stderr):
-        yield lambda done: None
-        return
-    from tqdm.auto import tqdm
-
-    class Transient(tqdm):
-        monitor_interval = 0  # without the thread by which tqdm watches its bars: it would outlive the call
-
-    with Transient(
-        total=total,
-        desc="sliding_window",
-        unit="window",
-        delay=BAR_SECONDS,
-        leave=False,
-        dynamic_ncols=True,
-        miniters=1,
-    ) as bar:
-        yield bar.update
-
-
-def _shows_bars(stream: Any) -> bool:
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-        return False
-    return stream is not None and (stream.isatty() or type(stream).__module__.partition(".")[0] == "ipykernel")

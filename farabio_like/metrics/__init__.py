@@ -1,9 +1,10 @@
 """Metrics of a pass over a loader: means weighted by samples, metric objects, several ranks as one.
 
-Nothing here knows a trainer, and no formula of a metric lives here: those are callbacks, or torchmetrics.
+Nothing here knows a trainer. Of the formulas only `psnr` and `ssim` live here: others are callbacks, or torchmetrics.
 """
 
 from .direction import Best, higher_by_name, higher_by_object, improves
+from .images import psnr, ssim
 from .objects import MetricObjects
 from .running import Mean, RunningMeans, merged_means
 from .values import plain_metrics
@@ -18,4 +19,6 @@ __all__ = [
     "improves",
     "merged_means",
     "plain_metrics",
+    "psnr",
+    "ssim",
 ]

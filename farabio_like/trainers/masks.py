@@ -34,7 +34,9 @@ GAP, STRIP = 6, 16  # pixels between the panels, and above them for their names
 
 
 class Named(Dataset[Any]):
-    """A data set whose samples are mappings with an ``id``: that of the data set, else a number.
+    """A data set whose samples, pairs or mappings, are mappings with an ``id``: that of the data set, else a number.
+
+    Other samples, of three parts say, stay what they are: only a hook of the user's knows what they mean.
 
     Parameters
     ----------
@@ -47,14 +49,14 @@ class Named(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
         name = id_of(self.dataset, index)
         if isinstance(sample, Mapping):
             return {**sample, "id": sample.get("id", name)}
         if isinstance(sample, (tuple, list)) and len(sample) == 2:
             return {"inputs": sample[0], "targets": sample[1], "id": name}
-        return {"inputs": sample, "id": name}
+        return sample
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dataset":

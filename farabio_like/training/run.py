@@ -27,7 +27,7 @@ from ..data.output_spec import Description
 from ..errors import CheckpointError
 from ..loggers import run as loggers
 from ..loggers.console import number, seconds, write_line
-from ..loop import error_notes, loader_pass
+from ..loop import error_notes, evaluation, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
 from ..plots.figure import printable
@@ -246,9 +246,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         load_weights(trainer, state.folder.best)
     if state.folder is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
-            checkpoint.save(
-                sharded.whole_state(components.model_state(components.model_of(trainer))), state.folder.weights
-            )
+            checkpoint.save(sharded.whole_state(evaluation.weights_to_save(trainer)), state.folder.weights)
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:

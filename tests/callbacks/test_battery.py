@@ -24,7 +24,7 @@ from farabio_like.rundir import environment
 from farabio_like.trainer import SETTINGS
 
 # Not used as they are: subclasses say what they do.
-BASES = {"Average", "Callback", "Logger", "MetricCallback", "LabelMetric", "Overlap"}
+BASES = {"Average", "Callback", "ImageQuality", "Logger", "MetricCallback", "LabelMetric", "Overlap"}
 
 
 def print_nothing(trainer):
@@ -40,6 +40,14 @@ def torch_accuracy():
     return torchmetrics.classification.MulticlassAccuracy(num_classes=3)
 
 
+def images(trainer):
+    return nn.functional.interpolate(trainer.inputs, (12, 12))
+
+
+def brighter(trainer):
+    return images(trainer).sqrt()
+
+
 # Positional and named arguments, made anew for every object.
 ARGUMENTS = {
     "BatchTransform": lambda: ((torch.neg, ("train", "valid", "test")), {}),
@@ -49,6 +57,8 @@ ARGUMENTS = {
     "FunctionMetric": lambda: (("error", mean_error), {}),
     "Mixup": lambda: ((), {"num_classes": 3}),
     "Only": lambda: ((EMA(0.5),), {"epochs": range(1, 9)}),
+    "PSNR": lambda: ((), {"prediction": images, "target": brighter}),
+    "SSIM": lambda: ((), {"prediction": images, "target": brighter}),
     "SWA": lambda: ((1,), {"lr": 0.01}),
     "SavePredictions": lambda: ((("valid", "test"),), {}),
     "PeriodicEvaluation": lambda: (([(torch.rand(4, 1, 4, 4), torch.arange(4) % 3)], "further"), {}),

@@ -423,7 +423,7 @@ def test_a_bar_on_long_work_where_stderr_is_a_terminal(terminal, monkeypatch):
         time.sleep(0.05)
         return windows
 
-    monkeypatch.setattr(sys.modules["farabio_like.inference.sliding_window"], "BAR_SECONDS", 0.1)
+    monkeypatch.setattr(sys.modules["farabio_like.inference.progress"], "BAR_SECONDS", 0.1)
     threads = threading.active_count()
     sliding_window(slow, image, 16, overlap=0, batch_size=1)
     assert threading.active_count() == threads

@@ -1,6 +1,6 @@
 """Encoders: an image becomes a list of features, the finest first.
 
-A plain one, torchvision's ResNets, and any backbone that gives its features. Files of weights are read in `weights`.
+A plain one, torchvision's ResNets, and any backbone that gives its features. Weights are fitted in `weights`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
+from ...components.pretrained import import_torchvision, pretrained_state, read_state
 from ...errors import ConfigError
 from ..blocks import MAXIMA, NORMS, ConvBlock, at_least, make_norm, one_of
 from .parts import EncoderSpec
-from .weights import import_torchvision, load_resnet, pretrained_state, read_state
+from .weights import load_resnet
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 PROBE = 128  # pixels of the side of the image that tells what a backbone gives
+WHO = "A Resnet encoder"
+INSTEAD = "encoder_params=dict(state_dict='path/to/{file}') instead of pretrained=True"
 
 
 class PlainEncoder(EncoderSpec):
@@ -118,7 +121,7 @@ class ResnetEncoder(EncoderSpec):
                 f"pretrained=True with norm={norm!r}; torchvision's weights are of batch norm. For the encoder alone, "
                 "write encoder_params=dict(norm='batch')."
             )
-        resnet = import_torchvision().models.get_model(arch, norm_layer=partial(make_norm, norm))
+        resnet = import_torchvision(WHO).models.get_model(arch, norm_layer=partial(make_norm, norm))
         widths = [64] + [64 * 2**level * resnet.layer1[0].expansion for level in range(4)]
         super().__init__(widths[:depth], [2, 4, 8, 16, 32][:depth])
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
@@ -128,7 +131,7 @@ class ResnetEncoder(EncoderSpec):
         for name in ["maxpool", "layer1", "layer2", "layer3", "layer4"][: depth if depth > 1 else 0]:
             self.add_module(name, getattr(resnet, name))
         if pretrained:
-            load_resnet(self, in_channels, pretrained_state(arch))
+            load_resnet(self, in_channels, pretrained_state(arch, WHO, INSTEAD))
         elif state_dict is not None:
             state = state_dict if isinstance(state_dict, Mapping) else read_state(state_dict)
             left_out = load_resnet(self, in_channels, state)
