@@ -238,9 +238,11 @@ def measured(server, clients, seconds):
 
 def compare(milliseconds, rounds, seconds):
     """Print a table, and return the median rate of each server for each number of clients."""
-    servers = {name: Process(name, milliseconds) for name in SERVERS}
+    servers = {}
     found = {(name, clients): [] for clients in CLIENTS for name in SERVERS}
     try:
+        for name in SERVERS:
+            servers[name] = Process(name, milliseconds)
         for number in range(rounds):
             for clients in CLIENTS:
                 for name in SERVERS[number % 3 :] + SERVERS[: number % 3]:
