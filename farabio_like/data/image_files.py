@@ -5,11 +5,8 @@ What the numbers of a mask mean, and which image a mask belongs to, is in `image
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
 import io
->>>>>>> wt-export
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +193,6 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     return found
 
 
-<<<<<<< HEAD
-def open_image(path: Path) -> Any:
-    """Return the file opened by Pillow, which reads the pixels when they are asked for."""
-=======
 def pixels_of(image: Any, name: str, most_pixels: int | None = None) -> Array:
     """Return the pixels of a picture: of a path, the bytes of a file, an open one, an image of Pillow, an array.
 
@@ -249,7 +242,6 @@ def _check_pixels(there: int, name: str, most: int | None) -> None:
 
 def pillow() -> Any:
     """Return ``PIL.Image``, or say why it cannot be imported."""
->>>>>>> wt-export
     try:
         from PIL import Image
     except ImportError as error:
@@ -259,7 +251,7 @@ def pillow() -> Any:
     return Image
 
 
-def _opened(path: Any, name: str | None = None) -> Any:
+def open_image(path: Any, name: str | None = None) -> Any:
     """Return the file opened by Pillow, which reads the pixels when they are asked for."""
     Image = pillow()
     name = str(path) if name is None else name
@@ -273,11 +265,7 @@ def _opened(path: Any, name: str | None = None) -> Any:
             "as NPY, of which a patch alone is read."
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
-<<<<<<< HEAD
-        raise DataError(damaged(path, error)) from error
-=======
-        raise DataError(_damaged(path, error, name)) from error
->>>>>>> wt-export
+        raise DataError(damaged(path, error, name)) from error
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # of a telephone: the further ones are previews
         image.close()
@@ -285,29 +273,16 @@ def _opened(path: Any, name: str | None = None) -> Any:
     return image
 
 
-<<<<<<< HEAD
-def _decoded(path: Path, of_mask: bool) -> Array:
-    with open_image(path) as image:
-        from PIL import ImageOps
-
-        if image.mode not in _READ_AS:
-            raise DataError(f"{path} has pixels of Pillow's mode {image.mode!r}; expected one of {tuple(_READ_AS)}.")
-=======
 def _decoded(path: Any, of_mask: bool, name: str | None = None, most_pixels: int | None = None) -> Array:
     name = str(path) if name is None else name
-    with _opened(path, name) as image:
+    with open_image(path, name) as image:
         _check_pixels(image.size[0] * image.size[1], name, most_pixels)
->>>>>>> wt-export
         try:
             return _as_array(image, name, of_mask)
         except DataError:
             raise
         except Exception as error:
-<<<<<<< HEAD
-            raise DataError(damaged(path, error)) from error
-=======
-            raise DataError(_damaged(path, error, name)) from error
->>>>>>> wt-export
+            raise DataError(damaged(path, error, name)) from error
 
 
 def _as_array(image: Any, name: str, of_mask: bool) -> Array:
@@ -335,17 +310,12 @@ def _mask_array(image: Any, path: str) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-<<<<<<< HEAD
-def damaged(path: Path, error: BaseException) -> str:
+def damaged(path: Any, error: BaseException, name: str | None = None) -> str:
     """Return what is said of a file that cannot be read."""
-    size = path.stat().st_size if path.exists() else 0
-=======
-def _damaged(path: Any, error: BaseException, name: str | None = None) -> str:
     if isinstance(path, io.BytesIO):
         size = path.getbuffer().nbytes
     else:
         size = path.stat().st_size if isinstance(path, Path) and path.exists() else 0
->>>>>>> wt-export
     reason = str(error).partition("\n")[0] or type(error).__name__
     if not isinstance(path, Path):
         reason = reason.partition(" <")[0]  # without what Python calls the open file

@@ -154,14 +154,14 @@ def _task(source: Source, name: str, values: Any) -> Task:
         depends=tuple(dict.fromkeys(depends)),
         gpu=_gpus(source, values.get("gpu", 0), *path, "gpu"),
         cpu=_whole(source, values.get("cpu", 1), 1, *path, "cpu"),
-        memory=_measure(source, values.get("memory", 0), _UNITS, "memory in GB, or as in \"500 MB\"", *path, "memory"),
+        memory=_measure(source, values.get("memory", 0), _UNITS, 'memory in GB, or as in "500 MB"', *path, "memory"),
         env={str(k): grid.shown(v) for k, v in _dict(source, *path, "env").items()},
         params=_dict(source, *path, "params"),
         cells=tuple(grid.cells(values["grid"], source, *path, "grid") if "grid" in values else [{}]),
         distr=_flag(source, values.get("distr", False), *path, "distr"),
         trace=_flag(source, values.get("trace", False), *path, "trace"),
         retries=_whole(source, values.get("retries", 0), 0, *path, "retries"),
-        timeout=_measure(source, values["timeout"], _TIMES, "seconds, or as in \"2h\"", *path, "timeout")
+        timeout=_measure(source, values["timeout"], _TIMES, 'seconds, or as in "2h"', *path, "timeout")
         if values.get("timeout") is not None
         else None,
         details={key: values[key] for key in details if key in values},
@@ -204,7 +204,7 @@ def _gpus(source: Source, value: Any, *path: str) -> tuple[int, int]:
 
 
 def _measure(source: Source, value: Any, units: dict[str, Any], what: str, *path: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value)) if type(value) in (int, float, str) else None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", "" if isinstance(value, bool) else str(value))
     if match is None or match[2].lower() not in units or not math.isfinite(float(match[1])):
         raise source.error(f"{path[-1]} is {value!r}; {what} is expected.", *path)
     found = float(match[1]) * units[match[2].lower()]

@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, printable
-from . import grid, kinds, life, results
+from . import grid, kinds, life, page, results
 from .dagfile import Dag, Job
 from .devices import Pool, Share
-from .record import EVENTS, LOG, History, Record, append_event, hold_job, read_history
+from .record import EVENTS, LOG, PAGE, History, Record, append_event, hold_job, read_history
 
 GRACE = 10.0  # seconds from the request to end to the kill
 PATIENCE = 5.0  # seconds more, for a supervisor that does not answer
 LOOK = 0.2  # seconds between looks at the logs
 ASK_AGAIN = 0.5  # seconds between tries for a job that somebody else runs
-PAGE_SECONDS = 5.0
 LAST_LINES = 10
 LONGEST_PAUSE = 60.0  # seconds before a task is tried again
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
@@ -173,10 +172,8 @@ class Driver:
             left = life.end_processes(lambda: life.processes_of(str(folder)))
             if left:
                 raise ConfigError(f"processes of its last start cannot be ended: {left}")
-        context = kinds.Context(
-            self.dag, folder, history.number, self._results(job), self._run_for(job), share
-        )
-        start = {"event": "start", "machine": life.machine(), "boot": life.boot(), "gpus": share.gpus}
+        context = kinds.Context(self.dag, folder, history.number, self._results(job), self._run_for(job), share)
+        start: dict[str, Any] = {"event": "start", "machine": life.machine(), "boot": life.boot(), "gpus": share.gpus}
         start |= {"cpus": share.cpus, "made_of": self.made_of.get(job.name, {})}
         spec = {
             "commands": kinds.commands(job, context),
@@ -244,9 +241,7 @@ class Driver:
             return str(self.dag.folder / job.task.details["run"])
         outer = {key: value for key, value in job.cell.items() if key not in job.task.cells[0]}
         cells = [
-            each
-            for each in self.dag.jobs.values()
-            if each.task.name == name and outer.items() <= each.cell.items()
+            each for each in self.dag.jobs.values() if each.task.name == name and outer.items() <= each.cell.items()
         ]
         return results.best_run({each.name: self._outcome(each) for each in cells})
 
@@ -318,7 +313,9 @@ class Driver:
             self.states[each.job.name] = "Stopped"
             self.say(f"{each.job.name}: Stopped, {history.end['why']}")
         else:
-            self._fail(each.job, _said(history.end), each.folder, history, last_lines(each.folder / LOG, each.log_begins))
+            self._fail(
+                each.job, _said(history.end), each.folder, history, last_lines(each.folder / LOG, each.log_begins)
+            )
 
     def _succeed(self, job: Job, folder: Path, history: History | None = None) -> None:
         self.states[job.name] = "Success"
@@ -331,9 +328,7 @@ class Driver:
                 self.states[other] = "Queued"
                 heapq.heappush(self.ready, self.order[other])
 
-    def _fail(
-        self, job: Job, why: str, folder: Path, history: History | None = None, last: Sequence[str] = ()
-    ) -> None:
+    def _fail(self, job: Job, why: str, folder: Path, history: History | None = None, last: Sequence[str] = ()) -> None:
         """Say that a job has failed, with its last lines; try again where it may, else skip what depends on it."""
         took = f" after {history.seconds:.1f} s" if history is not None and history.seconds is not None else ""
         tries = self.tries[job.name] = self.tries.get(job.name, 0) + 1
@@ -366,7 +361,14 @@ class Driver:
                     left.append(other)
 
     def _draw(self, last: bool = False) -> None:
-        """Keep the page of this run as it is, where somebody has asked for one."""
+        """Keep the page of this run up to date, where somebody has asked for one."""
+        now = time.monotonic()
+        if (now < self.page_at and not last) or not (self.record.path / PAGE).exists():
+            return
+        with contextlib.suppress(OSError):
+            page.write(self.record, live=not last)
+        # A page of many jobs takes its time: at most a twentieth of it all.
+        self.page_at = time.monotonic() + max(page.SECONDS, 20 * (time.monotonic() - now))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -76,10 +76,14 @@ def _entries(row: Any, source: Source, *path: str | int) -> list[Cell]:
     """Return what a row has one of in each cell."""
     if isinstance(row, list):
         if not row or not all(isinstance(entry, dict) and entry for entry in row):
-            raise source.error("a row that is a list holds dicts, as in [{lr: 0.1, epochs: 3}, {lr: 1, epochs: 1}].", *path)
+            raise source.error(
+                "a row that is a list holds dicts, as in [{lr: 0.1, epochs: 3}, {lr: 1, epochs: 1}].", *path
+            )
         return [_flat(entry) for entry in row]
     if not isinstance(row, dict) or len(row) != 1:
-        raise source.error("a row of a grid is one key with its values, as in {lr: [0.1, 0.01]}, or a list of dicts.", *path)
+        raise source.error(
+            "a row of a grid is one key with its values, as in {lr: [0.1, 0.01]}, or a list of dicts.", *path
+        )
     ((key, values),) = row.items()
     if key in ("_folder", "_file"):
         return [_flat(read(file).values) for file in _files(key, values, source, *path, key)]
@@ -93,7 +97,7 @@ def _entries(row: Any, source: Source, *path: str | int) -> list[Cell]:
 def _range(text: str, source: Source, *path: str | int) -> list[int]:
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise source.error(f"{text!r} is neither a list of values nor a range as in \"0-10\".", *path)
+        raise source.error(f'{text!r} is neither a list of values nor a range as in "0-10".', *path)
     first, last = map(int, match.groups())
     if last < first or last - first >= MOST_CELLS:
         raise source.error(f"the range {text!r} is empty or too long; its first number is the smaller one.", *path)
@@ -127,9 +131,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Cell:
 
 
 def _check_keys(entries: list[list[Cell]], source: Source, *path: str | int) -> None:
-    """Raise a ConfigError for a key that two rows have: which of them would count?"""
+    """Raise a ConfigError for a key that two rows have, or of which two rows have a part each."""
     owner: dict[str, int] = {}
     for index, row in enumerate(entries):
-        for key in {key for entry in row for key in entry}:
-            if owner.setdefault(key, index) != index:
-                raise source.error(f"the key '{key}' is in two rows of this grid.", *path, index)
+        for key in dict.fromkeys(key for entry in row for key in entry):
+            for other, its in owner.items():
+                if its != index and (key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")):
+                    said = f"'{key}'" if key == other else f"'{key}', as a part of '{other}' or around it,"
+                    raise source.error(f"the key {said} is in two rows of this grid.", *path, index)
+            owner[key] = index

@@ -81,7 +81,9 @@ def details_of(kind: Any, source: Source, *path: str) -> tuple[str, ...]:
         return ()
     near = closest(str(kind), TYPES)
     said = "is missing" if kind is None else f"is {kind!r}"
-    raise source.error(f"type {said}.{near} There are: {', '.join(TYPES)}; one of yours is module:function.", *path, "type")
+    raise source.error(
+        f"type {said}.{near} There are: {', '.join(TYPES)}; one of yours is module:function.", *path, "type"
+    )
 
 
 def check(job: Job, dag: Dag) -> None:
@@ -96,7 +98,9 @@ def check(job: Job, dag: Dag) -> None:
             raise source.error(f"'{task.name}' of type {task.type} needs '{key}', a text; got {value!r}.", *path, key)
     for key in ("distr", "trace"):
         if getattr(task, key) and task.type != "train":
-            raise source.error(f"{key} is for tasks of type train; '{task.name}' is one of type {task.type}.", *path, key)
+            raise source.error(
+                f"{key} is for tasks of type train; '{task.name}' is one of type {task.type}.", *path, key
+            )
     if task.type == "train":
         _check_train(job, dag)
     elif task.type in ("valid", "infer"):
@@ -114,7 +118,10 @@ def _check_train(job: Job, dag: Dag) -> None:
     task, source, path = job.task, dag.source, ("executors", job.task.name)
     given = [key for key in ("config", "script") if key in task.details]
     if len(given) != 1:
-        raise source.error(f"'{task.name}' of type train needs either 'config' or 'script'; it has {given or 'none'}.", *path)
+        raise source.error(
+            f"'{task.name}' of type train needs 'config' or 'script'; it has {'both' if given else 'neither'}.",
+            *path,
+        )
     file = dag.folder / task.details[given[0]]
     if not file.is_file():
         raise source.error(f"there is no file {file}.", *path, given[0])
@@ -136,7 +143,9 @@ def _check_submit(job: Job, dag: Dag) -> None:
         )
     wanted = values_of(job).get("format", "csv")
     if wanted not in FORMATS:
-        raise dag.source.error(f"params.format is {wanted!r}; one of {', '.join(FORMATS)} is expected.", *path, "params")
+        raise dag.source.error(
+            f"params.format is {wanted!r}; one of {', '.join(FORMATS)} is expected.", *path, "params"
+        )
 
 
 def run_task(job: Job, dag: Dag) -> str | None:
@@ -152,7 +161,7 @@ def run_task(job: Job, dag: Dag) -> str | None:
     if named is None or named in dag.tasks:
         said = f"there are {', '.join(training)}" if training else "there is none"
         raise dag.source.error(
-            f"'{task.name}' needs a run: the name of a task of type train that it depends on ({said}), or a run folder.",
+            f"'{task.name}' needs a run: a task of type train that it depends on ({said}), or a run folder.",
             *path,
             "run",
         )
@@ -181,7 +190,9 @@ def _check_function(text: str, dag: Dag, *path: str) -> None:
     module, _, name = text.partition(":")
     file = module_file(module, dag.folder)
     if file is None:
-        raise dag.source.error(f"there is no module '{module}' beside {dag.source.path} nor among those installed.", *path)
+        raise dag.source.error(
+            f"there is no module '{module}' beside {dag.source.path} nor among those installed.", *path
+        )
     if file.suffix != ".py":
         return
     names = set(_names(_parse(file)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from ..errors import ConfigError, closest
 from . import changes, devices, grid, life
 from .dagfile import Dag, load
 from .driver import GRACE, PATIENCE, Driver
-from .record import Record, append_event, hold_job, read_history
+from .record import RESULT, Record, append_event, hold_job, read_history
 
 Say = Callable[[str], None]
 
@@ -132,7 +133,9 @@ def _wanted(dag: Dag, rerun: Sequence[str], changed: Sequence[str]) -> list[str]
     """Return the jobs that are to be run anew: those named, and what depends on them."""
     wanted: set[str] = set()
     for text in rerun:
-        found = list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
+        found = (
+            list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
+        )
         wanted.update(found)
     for name, job in dag.jobs.items():  # needs stand before what depends on them
         if wanted.intersection(job.needs):
@@ -159,8 +162,7 @@ def _run_anew(record: Record, dag: Dag, names: Sequence[str], say: Say) -> None:
         if lock is None:
             raise ConfigError(f"{name} cannot be run anew: a process of its last start still runs.")
         try:
-            for file in ("result.json",):
-                (folder / file).unlink(missing_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
             append_event(folder, {"event": "again"})
         finally:
             os.close(lock)
@@ -190,7 +192,7 @@ def stop(run: str, dags: Path, say: Say) -> int:
     for name, (_, history) in record.states(plan).items():
         if history.start is not None and history.end is None and not history.is_alive:
             folder = str(record.job_folder(plan["jobs"][name]))
-            life.end_processes(lambda folder=folder: life.processes_of(folder))
+            life.end_processes(functools.partial(life.processes_of, folder))
     found = [state for state, _ in record.states().values()]
     say(f"run {record.name}: {', '.join(f'{found.count(s)} {s}' for s in dict.fromkeys(found))}")
     return 0

@@ -21,21 +21,17 @@ from ..checkpoint import plain
 from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
-<<<<<<< HEAD
 from ..data.image_files import read_image, with_channels
-from ..data.paired_folders import image_paths
-=======
-from ..data.image_masks import image_paths
 from ..data.output_spec import OutputSpec
->>>>>>> wt-export
+from ..data.paired_folders import image_paths
 from ..errors import ConfigError, DataError, HookError, closest
 from ..trainer import ConvnetTrainer
 from .preparation import known_input
 
 # Settings that are no choice of a run.
 _NO_OPTIONS = ("epoch", "next_loop", "mode", "backbone")
-# Options that are no settings.
-_NO_SETTINGS = ("classes", "mode", "loss", "input_spec")
+# Options that no attribute holds under their name with an underscore.
+_WITHOUT_ATTRIBUTE = ("classes", "mode", "loss", "input_spec")
 MODES = ("binary", "multiclass", "multilabel")
 
 
@@ -106,6 +102,9 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "class_weights": anything(),
         "smoothing": part_of_one("the target"),
         "results": path("for the run folder"),
+        "classes": anything(),
+        "mode": anything(),
+        "loss": anything(),
     }
 
     _seed = 0
@@ -137,15 +136,11 @@ class ReadyMadeTrainer(ConvnetTrainer):
         input_spec: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-<<<<<<< HEAD
         _check_parts(type(self).__name__, model=model, optimizer=optimizer, scheduler=scheduler)
-        given = self._take_options(Config(config), {"classes": classes, "mode": mode, "loss": loss, **options})
-=======
         options.update(classes=classes, mode=mode, loss=loss, input_spec=input_spec)
         given = self._take_options(Config(config), options)
         if given.get("input_spec") is not None:
             self.input_spec = given["input_spec"]
->>>>>>> wt-export
         self._parts = {"model": model, "train": train, "valid": valid, "test": test, "loss": given["loss"]}
         self._parts.update(optimizer=optimizer, scheduler=scheduler)
         self.class_names, self.task = _classes(type(self).__name__, *self.classes_of(given["classes"]), given["mode"])
@@ -166,18 +161,18 @@ class ReadyMadeTrainer(ConvnetTrainer):
         """Set the options as attributes, before any hook runs, and return all that were given."""
         name_of_class = type(self).__name__
         settings = {name[1:]: value.allowed for name, value in DEFINITIONS.items() if name[1:] not in _NO_OPTIONS}
-        known = {**settings, **self.OPTIONS, **dict.fromkeys(_NO_SETTINGS, anything())}
-        for name in options:
-            if name not in known:
+        known = {**settings, **self.OPTIONS, "input_spec": anything()}
+        for name, value in options.items():
+            if name not in known and (value is not None or name not in _WITHOUT_ATTRIBUTE):
                 raise ConfigError(f"{name_of_class} got {name}=, which is no option.{closest(name, known)}")
         given = {**{name: config[name] for name in known if name in config}}
         given.update({name: value for name, value in options.items() if value is not None or name not in given})
         for name, value in given.items():
-            problem = known[name].problem(name, value)
-            if problem is not None and value is not None:
+            problem = None if value is None else known[name].problem(name, value)
+            if problem is not None:
                 raise ConfigError(f"{name_of_class}: {problem}")
             unset = value is None and name in self.OPTIONS
-            if name not in _NO_SETTINGS and not unset:
+            if name not in _WITHOUT_ATTRIBUTE and not unset:
                 setattr(self, f"_{name}", value)
         return given
 

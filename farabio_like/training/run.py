@@ -27,7 +27,7 @@ from ..data.output_spec import Description
 from ..errors import CheckpointError
 from ..loggers import run as loggers
 from ..loggers.console import number, seconds, write_line
-from ..loop import error_notes, loader_pass
+from ..loop import error_notes, evaluation, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
 from ..plots.figure import printable
@@ -114,9 +114,11 @@ def _open_folder(trainer: ConvnetTrainer) -> None:
     """Make the folder of a run that has none, with what a resumed one had done elsewhere; hold it."""
     state = trainer._run_state
     if trainer._logdir is not None and state.folder is None:
-        state.folder = rundir.RunDir(trainer._logdir, type(trainer))
+        state.folder = rundir.RunDir(trainer._logdir, type(trainer), state.launched.name)
         trainer.run_dir = state.folder.path
         state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
+        if distributed.is_main():
+            state.launched.describe(state.folder.path)
         if not state.resumption.ended:
             bring_along(trainer, state.folder)
     if state.folder is not None:
@@ -246,9 +248,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         load_weights(trainer, state.folder.best)
     if state.folder is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
-            checkpoint.save(
-                sharded.whole_state(components.model_state(components.model_of(trainer))), state.folder.weights
-            )
+            checkpoint.save(sharded.whole_state(evaluation.weights_to_save(trainer)), state.folder.weights)
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:
