@@ -71,6 +71,7 @@ class AUC(MetricCallback):
         if scores.device.type == "mps":  # it has no double precision
             scores = scores.cpu()
         scores, targets = scores.double(), targets.to(scores.device)
+        targets = targets.long() if targets.dtype == torch.bool else targets
         classes = scores.shape[1] if scores.dim() == 2 and targets.dim() == 1 else 2
         if ((targets != targets.round()) | (targets < 0) | (targets >= classes)).any():
             raise DataError(

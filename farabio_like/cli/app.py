@@ -49,8 +49,11 @@ def make_app(arguments: list[str]) -> typer.Typer:
     asked = next((word for word in words if word in COMMANDS), None)
     for name, command in COMMANDS.items():
         function = _function(name) if name == asked else _stub(command.help)
-        short = command.help
-        app.command(name, short_help=short, epilog=f"Example: {command.example}")(function)
+        texts: dict[str, Any] = {"short_help": command.help, "epilog": f"Example: {command.example}"}
+        if isinstance(function, typer.Typer):  # commands of its own
+            app.add_typer(function, name=name, help=command.help, **texts)
+        else:
+            app.command(name, **texts)(function)
     return app
 
 
@@ -68,7 +71,7 @@ def _group(
     """Take the options that stand before the name of a command."""
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _function(name: str) -> Any:
     return getattr(import_module(f".{name}", __package__), name)
 
 

@@ -56,6 +56,7 @@ class ImageMaskFolder(PairedFolders):
         the mask. Here it comes after the patch.
     mask_suffix : str
         What the names of the masks have more: ``"_mask"`` for ``cell_7_mask.png``.
+        Masks may lie in the folder of the images then.
     ids : iterable of str, optional
         Those to read, in this order; default: all, sorted.
 
@@ -98,12 +99,12 @@ class ImageMaskFolder(PairedFolders):
     ) -> None:
         if type(classes) is not int or classes < 1:
             raise ConfigError(f"ImageMaskFolder(classes={classes!r}): expected a whole number, 1 or more.")
+        if channels is not None and (type(channels) is not int or channels < 1):
+            raise ConfigError(f"ImageMaskFolder(channels={channels!r}): expected a whole number, 1 or more, or None.")
+        if ignore_index is not None and type(ignore_index) is not int:
+            raise ConfigError(f"ImageMaskFolder(ignore_index={ignore_index!r}): expected a whole number, or None.")
         self._check_patches(patches, patch)
-        if transform is not None and not callable(transform):
-            raise ConfigError(
-                f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
-                "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
-            )
+        _check_transform(transform)
         self.classes = classes if values is None else len(values)
         self.values = None if values is None else _checked_values(values)
         self.ignore_index = ignore_index
@@ -119,14 +120,19 @@ class ImageMaskFolder(PairedFolders):
         size = image_files.size_of(image_path)
         self._check_sizes(image_path, mask_path, size)
         box = None if self.patch is None else random_box(size, self.patch)
-        image = self._with_channels(
-            image_files.image_tensor(image_files.pixels(image_path, box), image_path), image_path
-        )
+        image = image_files.image_tensor(image_files.pixels(image_path, box), image_path)
+        image = image_files.with_channels(image, self.channels, image_path)
         mask = self._numbered(image_files.mask_pixels(mask_path, box), mask_path)
         if self.patch is not None:
             image = _filled(image, self.patch, 0)
             mask = _filled(mask, self.patch, 0 if self.ignore_index is None else self.ignore_index)
         return (image, mask) if self.transform is None else self._transformed(image, mask)
+
+    def changed(self, **changes: Any) -> ImageMaskFolder:
+        """Do what `PairedFolders.changed` says, with ``transform`` too."""
+        if "transform" in changes:
+            _check_transform(changes["transform"])
+        return super().changed(**changes)
 
     def _check_sizes(self, image: Path, mask: Path, size: tuple[int, int]) -> None:
         of_mask = image_files.size_of(mask)
@@ -223,8 +229,10 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> dict[str, tuple[Path,
     """Return the files of images and masks by their id; those that have no partner are named."""
     found, of_masks = image_paths(images), image_paths(masks)
     own = {id.removesuffix(mask_suffix): path for id, path in of_masks.items() if id.endswith(mask_suffix)}
-    pairs = {id: (path, own[id]) for id, path in found.items() if id in own}
-    alone = [*(path for id, path in found.items() if id not in own), *(own[id] for id in own if id not in found)]
+    no_images = set(own.values())  # where masks lie in the folder of the images, or within it
+    pairs = {id: (path, own[id]) for id, path in found.items() if id in own and path not in no_images}
+    alone = [path for id, path in found.items() if id not in pairs and path not in no_images]
+    alone += [own[id] for id in own if id not in pairs]
     if not pairs:
         raise DataError(
             f"no image in {images} has the name of a mask in {masks}: there are {names(found.values())} and "
@@ -255,6 +263,14 @@ def _checked_values(values: Sequence[Any]) -> tuple[Any, ...]:
             "of three numbers for each. Write values=[0, 255]."
         )
     return checked
+
+
+def _check_transform(transform: Any) -> None:
+    if transform is not None and not callable(transform):
+        raise ConfigError(
+            f"ImageMaskFolder(transform=...) is a {type(transform).__name__}; expected a function of image and "
+            "mask. Write transform=v2.Compose([v2.RandomHorizontalFlip()])."
+        )
 
 
 def _filled(tensor: Tensor, patch: tuple[int, int], value: int) -> Tensor:

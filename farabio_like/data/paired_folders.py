@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..errors import ConfigError, DataError, closest
 from . import image_files
-from .image_files import LUMINANCE, SUFFIXES
+from .image_files import SUFFIXES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -152,16 +152,6 @@ class PairedFolders(Dataset[tuple[Tensor, Tensor]]):
         path, _ = self.files(self.ids[0])
         shape = image_files.pixels(path, (slice(0, 1), slice(0, 1))).shape
         return shape[2] if len(shape) == 3 else 1
-
-    def _with_channels(self, image: Tensor, path: Path) -> Tensor:
-        found = image.shape[0]
-        if found == self.channels:
-            return image
-        if found == 1:
-            return image.expand(self.channels, -1, -1).contiguous()
-        if self.channels == 1 and found == 3:
-            return (image * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
-        raise DataError(f"{path} has {found} channels; expected {self.channels}. Write channels={found}, say.")
 
 
 def image_paths(folder: Path) -> dict[str, Path]:

@@ -165,7 +165,7 @@ class PairedImages(PairedFolders):
             return _wider(box[0], low[0], self.scale), _wider(box[1], low[1], self.scale)
 
         array = image_files.pixels_within(path, around)
-        whole = self._with_channels(image_files.image_tensor(array, path), path)
+        whole = image_files.with_channels(image_files.image_tensor(array, path), self.channels, path)
         rows, columns = (slice(min(side.start, REACH), min(side.start, REACH) + _length(side)) for side in box)
         low = downscale(whole, self.scale)[:, rows, columns]
         high = whole[:, _times(rows, self.scale), _times(columns, self.scale)]
@@ -185,7 +185,8 @@ class PairedImages(PairedFolders):
 
         high = image_files.image_tensor(image_files.pixels_within(high_path, partner), high_path)
         low = image_files.image_tensor(array[box], low_path)
-        return self._with_channels(high, high_path), self._with_channels(low, low_path)
+        with_channels = image_files.with_channels
+        return with_channels(high, self.channels, high_path), with_channels(low, self.channels, low_path)
 
     def _check_fit(self, high_path: Path, low_path: Path, high: tuple[int, int], low: tuple[int, int]) -> None:
         rounded = [(length // self.scale, -(-length // self.scale)) for length in high]

@@ -113,13 +113,14 @@ def prepare(logits: Tensor, target: Tensor, mode: Mode, *, ignore_index: int | N
     Raises
     ------
     ConfigError
-        If `mode` is unknown, or class probabilities come with an `ignore_index`.
+        If `mode` is unknown, `ignore_index` is no whole number, or class probabilities come with one.
     DataError
         If shapes or types do not fit, or a target is NaN or out of range.
     NonFiniteError
         If the logits have NaN or infinite values.
     """
     check_choice("mode", mode, get_args(Mode))
+    check_ignore_index(ignore_index)
     _check_tensors(logits, target, mode)
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     _check_finite(logits.detach())
@@ -359,6 +360,12 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> N
         )
 
 
+def check_ignore_index(value: Any) -> None:
+    """Raise if what is to be ignored is no whole number, so that no pixel could have it."""
+    if value is not None and type(value) is not int:
+        raise ConfigError(f"ignore_index={value!r}, expected a whole number or None: ignore_index=255.")
+
+
 class SegmentationLoss(nn.Module):
     """Base of the loss modules: keeps the arguments, moves the class weights with the module.
 
@@ -379,6 +386,7 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
+        check_ignore_index(ignore_index)
         self.mode = mode
         self.ignore_index = ignore_index
         weights = None if class_weights is None else class_weights_tensor(class_weights, mode)

@@ -29,6 +29,7 @@ class MetricObjects:
     def __init__(self, metrics: Any, device: torch.device) -> None:
         self.metrics = metrics_in(metrics)
         self.updated = False
+        _check_no_list(metrics)
         for name, metric in self.metrics.items():
             missing = [method for method in ("update", "compute", "reset") if not callable(attribute(metric, method))]
             if missing:
@@ -92,6 +93,18 @@ def metrics_in(metrics: Any) -> dict[str, Any]:
     """Return the metric objects of ``self.metrics`` by name; a subclass's own records are left out."""
     given = metrics if isinstance(metrics, Mapping) else {"metric": metrics}
     return {name: metric for name, metric in given.items() if not isinstance(metric, _OWN_RECORDS)}
+
+
+def _check_no_list(metrics: Any) -> None:
+    """Raise for metric objects in a list, which would be taken for a record and never be updated."""
+    for place, value in [("", metrics), *(metrics.items() if isinstance(metrics, Mapping) else ())]:
+        for part in value[:100] if isinstance(value, (list, tuple)) else ():  # a record may be long
+            if has_methods(part, "update", "compute", "reset"):
+                where = f"self.metrics[{place!r}]" if value is not metrics else "self.metrics"
+                raise HookError(
+                    f"{where} is a {type(value).__name__} with a {type(part).__name__} in it; expected one metric, or "
+                    f"a dict of them by name. Write self.metrics = {{'score': {type(part).__name__}(...)}}."
+                )
 
 
 @contextlib.contextmanager

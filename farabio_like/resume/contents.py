@@ -478,26 +478,34 @@ def _check_measured(holder: Mapping[str, Any], path: Path, where: str) -> None:
 _DIVIDES = {"step_size", "T_max", "T_0", "T_i", "T_mult", "total_iters", "total_steps", "total_size", "step_ratio"}
 
 
-def check_alike(value: Any, now: Any, where: str) -> None:
+def check_alike(value: Any, now: Any, where: str, *, counted: bool = False) -> None:
     """Check that a state is of the same kinds as the one that an object has now, which may have less in it yet.
+
+    Parameters
+    ----------
+    value, now : object
+    where : str
+        The place of `value`, for the message.
+    counted : bool
+        What is a number now has to be one, as in a schedule. Else it may be None, which is: not set.
 
     Raises
     ------
     ValueError
         With the place of a value of another kind.
     """
-    if now is None or value is None:
+    if now is None or (value is None and not (counted and _is_number(now))):
         return
     if isinstance(now, Mapping):
         _expect(isinstance(value, Mapping), value, where, "a dict")
         for name in value.keys() & now.keys():
-            check_alike(value[name], now[name], f"{where}/{name}")
+            check_alike(value[name], now[name], f"{where}/{name}", counted=counted)
             if name in _DIVIDES and _is_number(now[name]):
                 _expect(_is_number(value[name]) and value[name] > 0, value[name], f"{where}/{name}", "a number above 0")
     elif isinstance(now, (list, tuple)):
         _expect(isinstance(value, (list, tuple)), value, where, "a list")
         for index, part in enumerate(value if len(now) else ()):
-            check_alike(part, now[min(index, len(now) - 1)], f"{where}/{index}")
+            check_alike(part, now[min(index, len(now) - 1)], f"{where}/{index}", counted=counted)
     elif isinstance(now, bool):
         _expect(isinstance(value, bool), value, where, "True or False")
     elif isinstance(now, (int, float)) or _is_one_number(now):

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import components
 from ..callbacks import AUC, Accuracy, ConfusionMatrix, PrecisionRecallF1
 from ..checkpoint.files import write_text
 from ..config.allowed import Allowed
-from ..data.image_files import read_image
 from ..errors import ConfigError, DataError, HookError
 from .masks import as_csv
 from .mistakes import WorstMistakes
@@ -67,8 +67,9 @@ class ClassificationTrainer(ReadyMadeTrainer):
     def build_criterion(self) -> Any:
         """Return the loss, or a dict of losses."""
         given = self._parts["loss"]
-        if isinstance(given, str):
+        if any(isinstance(part, str) for part in components.each(given)):
             raise ConfigError(f"{type(self).__name__}: loss={given!r}; expected a function of outputs and targets.")
+        self.check_loss(given)
         if given is not None:
             return given
         channels = 1 if self.task == "binary" else len(self.class_names)
@@ -98,6 +99,10 @@ class ClassificationTrainer(ReadyMadeTrainer):
             found.append(ConfusionMatrix(class_names=shown, **options))
         return [*found, WorstMistakes(names, self.task)]
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are classes, and which."""
+        return {"output": "classes", "classes": self.class_names or None, "task": self.task}
+
     def best_by(self) -> str | None:
         """Return ``"accuracy"``, of several labels each ``"f1"``, where that is measured."""
         kind, name = (PrecisionRecallF1, "f1") if self.task == "multilabel" else (Accuracy, "accuracy")
@@ -105,6 +110,7 @@ class ClassificationTrainer(ReadyMadeTrainer):
 
     def compute_loss(self) -> Any:
         """Return the loss, once the outputs are known to have the shape that the classes need."""
+        self.check_targets()
         found = super().compute_loss()
         shape = tuple(self.outputs.shape)
         channels = 1 if self.task == "binary" else len(self.class_names)
@@ -115,6 +121,25 @@ class ClassificationTrainer(ReadyMadeTrainer):
                     f"for {self.task}. Let its last layer have {channels} features, or give classes=."
                 )
         return found
+
+    def check_targets(self) -> None:
+        """Raise a DataError for targets that the cross entropy of classes does not take."""
+        targets, classes = self.targets, len(self.class_names)
+        if type(self.criterion) is not nn.CrossEntropyLoss or not isinstance(targets, Tensor):
+            return
+        shares = targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == classes
+        if not shares and (targets.ndim != 1 or targets.dtype not in (torch.int64, torch.uint8)):
+            raise DataError(
+                f"{type(self).__name__}: targets of the shape {tuple(targets.shape)}, {targets.dtype}; expected class "
+                f"numbers, N of int64, or probabilities, N x {classes}. In the data set, write label.long() and no "
+                "further dimension; 0 or 1 for each label is for mode='multilabel'."
+            )
+        # On an accelerator a look at the values would make it wait; torch itself stops there.
+        if not shares and targets.is_cpu and targets.numel() and not 0 <= targets.min() <= targets.max() < classes:
+            raise DataError(
+                f"{type(self).__name__} has {classes} classes, numbers 0 to {classes - 1}, and targets from "
+                f"{int(targets.min())} to {int(targets.max())}. Write classes={int(targets.max()) + 1}, say."
+            )
 
     def prediction_transform(self, outputs: Any) -> Any:
         """Return probabilities, N x classes; binary: N x 1."""
@@ -152,7 +177,7 @@ class ClassificationTrainer(ReadyMadeTrainer):
         rows: list[dict[str, Any]] = []
         paths = iter(paths_of(paths_or_folder).values())
         while chunk := list(islice(paths, self._batch_size)):
-            images = [(path, read_image(path) if transform is None else transform(read_image(path))) for path in chunk]
+            images = [(path, self.read(path, transform)) for path in chunk]
             for _, group in groupby(images, key=lambda pair: pair[1].shape):
                 files, tensors = zip(*group, strict=True)
                 for path, row in zip(files, next(self.predict(torch.stack(tensors))).float().tolist(), strict=True):
@@ -216,7 +241,7 @@ class BinaryCrossEntropy(nn.Module):
         Raises
         ------
         DataError
-            For other shapes.
+            For other shapes, and for targets that are not from 0 to 1; on an accelerator the loss is NaN then.
         """
         if outputs.numel() == len(outputs) == targets.numel():
             outputs, targets = outputs.reshape(-1, 1), targets.reshape(-1, 1)
@@ -225,5 +250,14 @@ class BinaryCrossEntropy(nn.Module):
                 f"outputs of the shape {tuple(outputs.shape)} and targets of {tuple(targets.shape)}; expected the "
                 "same: 0 or 1 for each label. Class numbers are for mode='multiclass'."
             )
-        targets = targets.to(outputs.dtype) * (1 - self.smoothing) + self.smoothing / 2
-        return F.binary_cross_entropy_with_logits(outputs, targets, weight=self.weights)
+        targets = targets.to(outputs.dtype)
+        low, high = targets.aminmax()
+        if targets.is_cpu and not 0 <= low <= high <= 1:
+            raise DataError(
+                f"targets from {low.item():g} to {high.item():g}; expected 0 or 1 for each label. Class numbers are "
+                "for mode='multiclass'."
+            )
+        loss = F.binary_cross_entropy_with_logits(
+            outputs, targets * (1 - self.smoothing) + self.smoothing / 2, weight=self.weights
+        )
+        return loss if targets.is_cpu else torch.where((low >= 0) & (high <= 1), loss, torch.nan)

@@ -9,7 +9,7 @@ import copy
 import html
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ from torch.utils.data import Subset
 
 from .. import compare, distributed
 from ..checkpoint.files import write_text
-from ..checkpoint.plain import finite
+from ..checkpoint.plain import finite, is_plain
+from ..config.config import to_dict
+from ..config.secrets import Secrets
 from ..data.image_masks import ImageMaskFolder
 from ..errors import ConfigError, DataError
 from ..rundir import layout
@@ -30,6 +32,12 @@ from .folds import labels_of, split
 from .masks import as_csv
 
 PLAN, TABLE, REPORT, CURVES = "folds.json", "folds.csv", "report.html", "curves.png"
+
+# What may be another when a validation goes on: it changes no number of a fold.
+_FREE = (
+    *("device", "num_workers", "prefetch", "verbose", "use_tqdm", "results", "loggers", "log_interval"),
+    *("save_epoch", "save_steps", "save_minutes", "unsaved_seconds", "async_checkpoint", "dist_timeout"),
+)
 
 
 class Ensemble(nn.Module):
@@ -112,7 +120,8 @@ def cross_validate(
     """Train once for each fold, on all samples but its own, and evaluate on those.
 
     Called again after it was killed, it goes on: folds that are done are read, and the one that was being trained goes
-    on where it stopped.
+    on where it stopped. With more epochs, each fold goes on for those. What is plain data in `config` and `arguments`
+    has to be the same then; functions and models cannot be compared.
 
     Parameters
     ----------
@@ -148,7 +157,7 @@ def cross_validate(
     Raises
     ------
     ConfigError
-        For arguments that are not allowed, and if the folder holds the folds of other data or another seed.
+        For arguments that are not allowed, and if the folder holds the folds of other data, another seed or settings.
     DataError
         If there are fewer samples, or groups, than folds; and for labels or groups of another length.
     """
@@ -181,7 +190,8 @@ def cross_validate(
     for number in range(folds):
         trainer = build(number)
         if number == 0:
-            _check_plan(home, {"seed": seed, "samples": samples, "folds": parts, "ids": getattr(train, "ids", None)})
+            plan = {"seed": seed, "samples": samples, "folds": parts, "ids": getattr(train, "ids", None)}
+            _check_plan(home, {**plan, "settings": _settings(config, arguments)})
         trainer._run_state.console.line(f"fold {number + 1} of {folds}")
         trainer.train(resume=distributed.from_main(partial(_newest_run, trainer)))
         found = _best_of(trainer)
@@ -215,28 +225,48 @@ def _part(data: Any, indices: list[int]) -> Any:
     return Subset(data, indices)
 
 
+def _settings(config: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the folds are trained with, as far as it is plain data, without secrets."""
+    given = {**to_dict(config), **arguments}
+    kept = {str(name): part for name, part in given.items() if name not in _FREE and is_plain(part)}
+    return Secrets(given).values(kept)
+
+
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write down which samples are in which fold; raise where others are there."""
+    """Write down which samples are in which fold, and the settings; raise where others are there."""
 
     def check() -> str | None:
         path = folder / PLAN
-        text = json.dumps(plan) + "\n"
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
-            return None
+        text = json.dumps(plan, default=repr) + "\n"
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            other = _difference(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            other = None
         except ValueError:
-            there = None
-        return None if there == json.loads(text) else str(path)
+            other = "cannot be read"
+        if other is None:
+            write_text(path, text)
+        return None if other is None else f"{path} {other}"
 
     other = distributed.from_main(check)
     if other is not None:
-        raise ConfigError(
-            f"{other} has the folds of other data, or of another seed or number. Write folder= with another one, or "
-            "delete it to begin anew."
-        )
+        raise ConfigError(f"{other}. Write folder= with another one, or delete it to begin anew.")
+
+
+def _difference(there: Any, plan: dict[str, Any]) -> str | None:
+    """Return in what the folds that are there differ, None where one can go on with them."""
+    before = there.get("settings") if isinstance(there, dict) else None
+    if not isinstance(before, dict) or any(there.get(name) != plan[name] for name in plan if name != "settings"):
+        return "has the folds of other data, or of another seed or number"
+    now = plan["settings"]
+    # As text: a NaN is not equal to itself.
+    others = [name for name in sorted({*before, *now}) if repr(before.get(name)) != repr(now.get(name))]
+    epochs = before.get("num_epochs"), now.get("num_epochs")
+    if "num_epochs" in others and all(type(number) is int for number in epochs) and epochs[0] < epochs[1]:
+        others.remove("num_epochs")
+    told = ", ".join(f"{name}={before.get(name)!r}, now {now.get(name)!r}" for name in others)
+    return f"has the folds of other settings: {told}" if others else None
 
 
 def _newest_run(trainer: Any) -> Path | bool:

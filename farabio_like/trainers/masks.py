@@ -34,7 +34,9 @@ GAP, STRIP = 6, 16  # pixels between the panels, and above them for their names
 
 
 class Named(Dataset[Any]):
-    """A data set whose samples are mappings with an ``id``: that of the data set, else a number.
+    """A data set whose samples, pairs or mappings, are mappings with an ``id``: that of the data set, else a number.
+
+    Other samples, of three parts say, stay what they are: only a hook of the user's knows what they mean.
 
     Parameters
     ----------
@@ -47,14 +49,14 @@ class Named(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
         name = id_of(self.dataset, index)
         if isinstance(sample, Mapping):
             return {**sample, "id": sample.get("id", name)}
         if isinstance(sample, (tuple, list)) and len(sample) == 2:
             return {"inputs": sample[0], "targets": sample[1], "id": name}
-        return {"inputs": sample, "id": name}
+        return sample
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dataset":
@@ -230,15 +232,27 @@ def write_mask(predicted: Tensor, path: Path, task: str, class_names: Sequence[s
         file = path.with_name(f"{path.name}.npy")
         np.save(file, array)
         return [file]
+    file = path.with_name(f"{path.name}.png")
+    mask_picture(array, task).save(file)
+    return [file]
+
+
+def mask_picture(array: Any, task: str) -> Any:
+    """Return the image of Pillow for a mask of one class, 0 and 255, or of several, their numbers in colours.
+
+    Parameters
+    ----------
+    array : array
+        uint8 or uint16, height x width.
+    task : {"binary", "multiclass"}
+    """
     from PIL import Image
 
     picture = Image.fromarray(array * 255 if task == "binary" else array)
     if task != "binary" and array.dtype == np.uint8:
         colours = [(0, 0, 0), *(COLOURS[number % len(COLOURS)] for number in range(255))]
         picture.putpalette([part for colour in colours for part in colour])
-    file = path.with_name(f"{path.name}.png")
-    picture.save(file)
-    return [file]
+    return picture
 
 
 def write_overlay(image: Tensor, predicted: Tensor, true: Tensor | None, path: Path) -> None:

@@ -6,6 +6,7 @@ What is learnt, measured and written is in the trainers that are made of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,14 +21,17 @@ from ..checkpoint import plain
 from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
+from ..data.image_files import read_image, with_channels
+from ..data.output_spec import OutputSpec
 from ..data.paired_folders import image_paths
 from ..errors import ConfigError, DataError, HookError, closest
 from ..trainer import ConvnetTrainer
+from .preparation import known_input
 
 # Settings that are no choice of a run.
 _NO_OPTIONS = ("epoch", "next_loop", "mode", "backbone")
 # Options that no attribute holds under their name with an underscore.
-_WITHOUT_ATTRIBUTE = ("classes", "mode", "loss")
+_WITHOUT_ATTRIBUTE = ("classes", "mode", "loss", "input_spec")
 MODES = ("binary", "multiclass", "multilabel")
 
 
@@ -79,6 +83,8 @@ class ReadyMadeTrainer(ConvnetTrainer):
         Takes the optimizer, returns the scheduler.
     callbacks : sequence of Callback
         Beside those of `build_callbacks`, of which one of the same class is left out.
+    input_spec : dict, optional
+        How a picture becomes an input, see `InputSpec`; default: as the data sets do it, where that is known.
     **options
         ``lr``, ``batch_size``, ``num_workers``, ``class_weights``, ``smoothing`` and those of the trainer; and every
         setting without its underscore: ``num_epochs=20``.
@@ -111,6 +117,7 @@ class ReadyMadeTrainer(ConvnetTrainer):
 
     class_names: list[str]
     task: str
+    image_channels: int | None
 
     def __init__(
         self,
@@ -126,28 +133,35 @@ class ReadyMadeTrainer(ConvnetTrainer):
         optimizer: Callable[..., Any] | None = None,
         scheduler: Callable[..., Any] | None = None,
         callbacks: Sequence[Any] = (),
+        input_spec: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        given = self._take_options(Config(config), {"classes": classes, "mode": mode, "loss": loss, **options})
+        _check_parts(type(self).__name__, model=model, optimizer=optimizer, scheduler=scheduler)
+        options.update(classes=classes, mode=mode, loss=loss, input_spec=input_spec)
+        given = self._take_options(Config(config), options)
+        if given.get("input_spec") is not None:
+            self.input_spec = given["input_spec"]
         self._parts = {"model": model, "train": train, "valid": valid, "test": test, "loss": given["loss"]}
         self._parts.update(optimizer=optimizer, scheduler=scheduler)
         self.class_names, self.task = _classes(type(self).__name__, *self.classes_of(given["classes"]), given["mode"])
+        self.image_channels = told(self._parts, "channels", int)
         super().__init__(config)
         for name, value in given.items():  # so that they are written down with the run
             if value is not None and name not in self.config and plain.is_plain(value):
                 self.config[name] = value
-        own = [*components.each(self.callbacks, list, tuple), *callbacks]
+        own = [*components.each(self.callbacks, list, tuple), *components.each(callbacks, list, tuple)]
         kinds = {type(callback) for callback in own}
         self.callbacks = [*(each for each in self.build_callbacks() if type(each) not in kinds), *own]
         if self._monitor is None and self.valid_loader is not None:
             self._monitor = self.best_by()
+        self.input_spec = self._described(self.input_spec)
         self._parts = {}  # the trainer holds what it uses of them, and nothing twice
 
     def _take_options(self, config: Config, options: dict[str, Any]) -> dict[str, Any]:
         """Set the options as attributes, before any hook runs, and return all that were given."""
         name_of_class = type(self).__name__
         settings = {name[1:]: value.allowed for name, value in DEFINITIONS.items() if name[1:] not in _NO_OPTIONS}
-        known = {**settings, **self.OPTIONS}
+        known = {**settings, **self.OPTIONS, "input_spec": anything()}
         for name, value in options.items():
             if name not in known and (value is not None or name not in _WITHOUT_ATTRIBUTE):
                 raise ConfigError(f"{name_of_class} got {name}=, which is no option.{closest(name, known)}")
@@ -213,12 +227,38 @@ class ReadyMadeTrainer(ConvnetTrainer):
         """Return the optimizer of ``self.model``. An override of `build_model` may call it."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         make = self._parts["optimizer"]
-        return torch.optim.AdamW(parameters, lr=self._lr) if make is None else make(parameters)
+        if make is None:
+            return torch.optim.AdamW(parameters, lr=self._lr)
+        self.check_not_ignored(("lr",), "optimizer", f"{_EXAMPLES['optimizer']}, and no lr")
+        return make(parameters)
 
     def build_scheduler(self) -> Any:
         """Return the scheduler of ``self.optimizer``, or None. An override of `build_model` may call it."""
         make = self._parts["scheduler"]
         return None if make is None else make(self.optimizer)
+
+    def check_loss(self, given: Any) -> None:
+        """Raise a ConfigError for a loss that is none, and for options that it does not see."""
+        parts = components.each(given)
+        for part in parts:
+            if isinstance(part, type) or not (callable(part) or isinstance(part, str)):
+                found = f"the class {part.__name__}" if isinstance(part, type) else f"a {type(part).__name__}"
+                raise ConfigError(
+                    f"{type(self).__name__}: loss= is {found}; expected a function of outputs and targets. Write "
+                    f"loss={part.__name__ if isinstance(part, type) else 'torch.nn.CrossEntropyLoss'}()."
+                )
+        if parts and not any(isinstance(part, str) for part in parts):
+            self.check_not_ignored(("class_weights", "smoothing"), "loss", "them into the loss itself")
+
+    def check_not_ignored(self, names: Sequence[str], part: str, instead: str) -> None:
+        """Raise a ConfigError for options that a part of the user's own does not see."""
+        values = {name: vars(self).get(f"_{name}") for name in names}
+        given = [n for n, v in values.items() if v is not None and not (isinstance(v, (int, float)) and v == 0)]
+        if given:
+            raise ConfigError(
+                f"{type(self).__name__}: {' and '.join(given)} would be ignored, as {part}= is a part of your own. "
+                f"Write {instead}."
+            )
 
     def build_callbacks(self) -> list[Any]:
         """Return the metrics and what writes pictures and tables; called once, after the model is built."""
@@ -227,6 +267,21 @@ class ReadyMadeTrainer(ConvnetTrainer):
     def best_by(self) -> str | None:
         """Return the name of the metric that decides which epoch is best, where `_monitor` is not set."""
         raise NotImplementedError
+
+    def output_spec(self) -> dict[str, Any]:
+        """Return what the outputs mean, with the names of `OutputSpec`; called once, after the model is built."""
+        return {"output": "arrays"}
+
+    def _described(self, given: Any) -> Any:
+        """Return the ``input_spec`` with what the trainer knows of it; what the user says counts."""
+        if given is not None and not isinstance(given, Mapping):
+            return given  # what is wrong with it is said before the run
+        given = dict(given or {})
+        about_outputs = {field.name for field in fields(OutputSpec)}
+        if not set(given) - about_outputs:
+            loaders = (self.test_loader, self.valid_loader, self.train_loader)
+            given.update(known_input((self._parts["test"], self._parts["valid"], *loaders)))
+        return {**self.output_spec(), **given}
 
     def make_loader(self, data: Any, name: str) -> Any:
         """Return a loader for a data set; a loader is returned as it is. Called by the loader hooks."""
@@ -251,9 +306,33 @@ class ReadyMadeTrainer(ConvnetTrainer):
             collate_fn=collate,
         )
 
+    def read(self, path: Path, transform: Callable[..., Any] | None) -> torch.Tensor:
+        """Return the image of a file for `predict_images`, with the channels of the data set where it tells them."""
+        image = read_image(path)
+        if transform is not None:
+            return transform(image)
+        return image if self.image_channels is None else with_channels(image, self.image_channels, path)
+
     def loader_batch_size(self, name: str) -> int:
         """Return the batch size of a loader that `make_loader` makes, of all ranks together."""
         return self._batch_size
+
+
+_EXAMPLES = {
+    "model": "model=lambda: MyNetwork()",
+    "optimizer": "optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)",
+    "scheduler": "scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)",
+}
+
+
+def _check_parts(owner: str, **parts: Any) -> None:
+    """Raise for a part that is no function, as an optimizer that is made already."""
+    for name, part in parts.items():
+        if part is not None and not callable(part):
+            raise ConfigError(
+                f"{owner}({name}=...) is a {type(part).__name__}; expected a function that makes one. Write "
+                f"{_EXAMPLES[name]}."
+            )
 
 
 def told(parts: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:

@@ -15,7 +15,6 @@ from .. import components, distributed, losses
 from ..callbacks import ConfusionMatrix, Dice, IoU
 from ..config.allowed import Allowed, flag, whole
 from ..config.config import Config
-from ..data.image_files import read_image
 from ..errors import ConfigError, DataError, HookError, closest
 from ..inference import flips, sliding_window
 from .hausdorff import HausdorffDistance
@@ -106,6 +105,7 @@ class SegmentationTrainer(ReadyMadeTrainer):
         given = self._parts["loss"]
         if given is None:
             given = "dice_ce" if self.task == "multiclass" else "dice_bce"
+        self.check_loss(given)
         if isinstance(given, Mapping):
             return {name: self._loss_of(part) for name, part in given.items()}
         return self._loss_of(given)
@@ -136,13 +136,22 @@ class SegmentationTrainer(ReadyMadeTrainer):
             found.append(HausdorffDistance(**options))
         return [*found, SaveMasks(self.class_names, self.task, self._ignore_index, self._hausdorff, self._results)]
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are masks, and which."""
+        return {"output": "masks", "classes": self.class_names or None, "task": self.task}
+
     def best_by(self) -> str | None:
         """Return ``"dice"`` where it is measured."""
         return "dice" if measured(self.callbacks, Dice, "valid") else None
 
     def make_loader(self, data: Any, name: str) -> Any:
-        """Return a loader for a data set; that of the test has ids, by which files are named."""
-        if name == "test" and isinstance(data, torch.utils.data.Dataset) and hasattr(data, "__len__"):
+        """Return a loader for a data set; that of the test has ids, by which files are named.
+
+        A `test_step` of the user's gets the batches as the data set gives them; files are numbered then.
+        """
+        own = type(self)
+        takes = own.test_step is not ReadyMadeTrainer.test_step or own.take_batch is not ReadyMadeTrainer.take_batch
+        if name == "test" and not takes and isinstance(data, torch.utils.data.Dataset) and hasattr(data, "__len__"):
             data = Named(data)
         return super().make_loader(data, name)
 
@@ -213,6 +222,7 @@ class SegmentationTrainer(ReadyMadeTrainer):
             Default: ``predictions`` in the run folder.
         transform : callable, optional
             Gets an image, float32 of channels x height x width; what the data set did beside cutting and turning.
+            Without it, the image gets as many channels as those of an `ImageMaskFolder` have.
 
         Raises
         ------
@@ -224,7 +234,7 @@ class SegmentationTrainer(ReadyMadeTrainer):
         target = Path(folder) if folder is not None else self.run_dir / "predictions"  # type: ignore[operator]
         written: list[Path] = []
         for id, path in paths_of(paths_or_folder).items():
-            image = read_image(path) if transform is None else transform(read_image(path))
+            image = self.read(path, transform)
             (logits,) = self.predict([image[None]])
             if logits.shape[1] != (1 if self.task == "binary" else len(self.class_names)):
                 raise DataError(

@@ -23,6 +23,7 @@ from ..config.config import to_dict
 from ..config.secrets import Secrets
 from ..config.settings import SETTINGS
 from ..data import worker_processes
+from ..data.output_spec import Description
 from ..errors import CheckpointError
 from ..loggers import run as loggers
 from ..loggers.console import number, seconds, write_line
@@ -55,6 +56,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any, other_data: bool = False
     _begin_afresh(trainer)
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
+    Description.of(trainer.input_spec)
     _plain_integers(trainer)
     state.console.monitor = of_settings(trainer).metric
     state.listeners = dispatch.listeners(trainer.callbacks)
@@ -119,6 +121,8 @@ def _open_folder(trainer: ConvnetTrainer) -> None:
             bring_along(trainer, state.folder)
     if state.folder is not None:
         distributed.from_main(state.folder.hold)
+        if trainer.input_spec is not None:
+            state.folder.describe_input(Description.of(trainer.input_spec).to_dict())
 
 
 def _announce(trainer: ConvnetTrainer) -> None:

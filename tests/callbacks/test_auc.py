@@ -51,6 +51,14 @@ def test_of_two_classes_the_second_by_its_probability():
     assert found["auc"] != pytest.approx(roc_auc_score(target, logits[:, 1]), abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float16])
+def test_targets_of_any_type(dtype):
+    logits, target = scores(80, 2)
+    several = torch.stack([target, 1 - target], 1)
+    assert measure(AUC(), logits[:, 1], target.to(dtype)) == measure(AUC(), logits[:, 1], target)
+    assert measure(AUC(), logits, several.to(dtype)) == measure(AUC(), logits, several)
+
+
 def test_several_labels():
     several = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
     labels = (several + torch.randn(60, 4, generator=torch.Generator().manual_seed(2)) > 0).float()

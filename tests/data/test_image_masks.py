@@ -135,6 +135,22 @@ def test_a_damaged_file_is_named(name, kind, tmp_path):
         read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("side", ["images", "masks"])
+@pytest.mark.parametrize("kind", ["cut", "empty", "text"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".npy"])
+def test_a_damaged_file_of_a_folder_is_named(suffix, kind, side, tmp_path):
+    for name in "ab":
+        save(tmp_path / "images" / f"{name}{suffix}", colours())
+        save(tmp_path / "masks" / f"{name}{suffix}", MASK)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)  # more than Pillow reads at first
+    save(tmp_path / side / f"b{suffix}", noise)
+    whole = (tmp_path / side / f"b{suffix}").read_bytes()
+    content = {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no image at all"}[kind]
+    (tmp_path / side / f"b{suffix}").write_bytes(content)
+    with pytest.raises(DataError, match=rf"{side}.b\{suffix} .*(cannot be read as an image|has 60 x 50)"):
+        ImageMaskFolder(tmp_path / "images", tmp_path / "masks")[1]
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"object": 1}]), allow_pickle=True)
     with pytest.raises(DataError, match="cannot be read"):
@@ -271,6 +287,21 @@ def test_masks_with_a_suffix(tmp_path):
         ImageMaskFolder(tmp_path / "images", tmp_path / "masks")
 
 
+@pytest.mark.parametrize("masks", ["data", "data/masks"])
+def test_masks_may_lie_among_the_images(masks, tmp_path, recwarn):
+    for number in range(3):
+        save(tmp_path / "data" / f"{number}.png", grey())
+        save(tmp_path / masks / f"{number}_mask.png", MASK)
+    data = ImageMaskFolder(tmp_path / "data", tmp_path / masks, mask_suffix="_mask")
+    assert data.ids == ["0", "1", "2"] and not list(recwarn)
+    save(tmp_path / "data" / "alone.png", grey())
+    with pytest.warns(UserWarning, match=r"1 files have no partner and are left out: alone\.png$"):
+        ImageMaskFolder(tmp_path / "data", tmp_path / masks, mask_suffix="_mask")
+    if masks == "data":
+        with pytest.raises(DataError, match="Write mask_suffix='_mask'"):  # no image is its own mask
+            ImageMaskFolder(tmp_path / "data", tmp_path / masks)
+
+
 def test_what_cannot_be_paired(tmp_path):
     folder(tmp_path)
     with pytest.raises(DataError, match="there is no folder .*image;"):
@@ -310,6 +341,12 @@ def test_parts_have_no_image_in_common(tmp_path):
         ({"patch": (4, 4, 4)}, "patch="),
         ({"values": [0]}, "values="),
         ({"values": [0, (1, 2, 3)]}, "values="),
+        ({"patch": 4.5}, "patch=4.5"),
+        ({"patch": "44"}, "patch='44'"),
+        ({"channels": 0}, "channels=0"),
+        ({"channels": "3"}, "channels='3'"),
+        ({"ignore_index": "255"}, "ignore_index='255'"),
+        ({"ignore_index": 254.5}, "ignore_index=254.5"),
         ({"transform": 3}, "transform"),
     ],
 )
@@ -319,6 +356,8 @@ def test_arguments_that_are_not_allowed(options, message, tmp_path):
         ImageMaskFolder(tmp_path / "images", tmp_path / "masks", **options)
     with pytest.raises(ConfigError, match="changed"):
         ImageMaskFolder(tmp_path / "images", tmp_path / "masks").changed(classes=2)
+    with pytest.raises(ConfigError, match="transform"):
+        ImageMaskFolder(tmp_path / "images", tmp_path / "masks").changed(transform=3)
 
 
 # ---------------------------------------------------------------- patches and transforms

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 from farabio_like import CheckpointError, ConfigError, checkpoint, compare, report
 from farabio_like.callbacks import LearningRateMonitor
@@ -426,3 +427,29 @@ def test_tables_and_rates_of_a_stranger_end_no_run():
     with pytest.warns(UserWarning):
         assert len(trainer.train(resume=True)) == 3
     assert (folder / "plots" / "learning_rate.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda optimizer: lr_scheduler.StepLR(optimizer, 1), "last_epoch"),
+        (lambda optimizer: lr_scheduler.StepLR(optimizer, 1), "gamma"),
+        (lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 9), "T_max"),
+        (lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), "num_bad_epochs"),
+        (lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9), "total_steps"),
+    ],
+)
+def test_numbers_of_a_schedule_are_numbers(make, field):
+    class Falling(Tiny):
+        def build_model(self):
+            super().build_model()
+            self.scheduler = make(self.optimizer)
+
+    trainer = Falling({"_logdir": "runs", "_save_epoch": 1})
+    trainer.train()
+    state = torch.load(trainer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    for odd in (None, "x", [], {}):
+        state["run"]["components"]["scheduler"]["state"][field] = odd
+        torch.save(state, "stranger.ckpt")
+        with pytest.raises(CheckpointError, match=rf"stranger\.ckpt: self\.scheduler .*it/{field} is .*a number"):
+            Falling({"_logdir": "runs", "_num_epochs": 3}).train(resume="stranger.ckpt")

@@ -107,6 +107,17 @@ def test_a_byte_of_255_is_not_minus_one():
 
 
 @modes_of(*CASES)
+def test_what_is_ignored_is_a_whole_number(cases):
+    for case in cases:
+        for wrong in ("255", 254.5, 255.0, True):
+            message = f"ignore_index={wrong!r}, expected a whole number"
+            with pytest.raises(ConfigError, match=message):
+                case(*batch(case.mode), ignore_index=wrong)
+            with pytest.raises(ConfigError, match=message):
+                case.module(ignore_index=wrong)
+
+
+@modes_of(*CASES)
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite(cases, wrong):
     for case in cases:

@@ -459,3 +459,20 @@ def test_a_step_without_outputs_updates_no_metric_object():
     (entry,) = Own({"_num_epochs": 1}).train()
     assert set(entry["train"]) == {"loss"}
     assert set(entry["valid"]) == {"loss", "auc", "recall"}
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (lambda metric: [metric], "self.metrics is a list"),
+        (lambda metric: (1, metric), "self.metrics is a tuple"),
+        (lambda metric: {"all": [metric]}, r"self\.metrics\['all'\] is a list"),
+    ],
+)
+def test_metric_objects_in_a_list_are_not_passed_over(make, where):
+    class Listed(Tiny):
+        def define_misc_attr(self):
+            self.metrics = make(torchmetrics.MeanSquaredError())
+
+    with pytest.raises(HookError, match=f"{where} with a MeanSquaredError in it; expected one metric, or a dict"):
+        Listed().train()

@@ -84,10 +84,10 @@ def test_the_worst_mistakes_are_drawn(monkeypatch):
     assert (trainer.run_dir / "plots" / "mistakes.png").is_file()
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_one_label(flat):
+@pytest.mark.parametrize("form", ["N", "N x 1, float", "bool"])
+def test_one_label(form):
     inputs, targets = images(classes=2)
-    data = TensorDataset(inputs, targets if flat else targets[:, None].float())
+    data = TensorDataset(inputs, {"N": targets, "bool": targets == 1}.get(form, targets[:, None].float()))
     trainer = built(lambda: network(1), data, classes=["benign", "malignant"], mode="binary", num_epochs=5)
     trainer.train()
     metrics = trainer.test()
@@ -213,6 +213,9 @@ def test_predict_images_of_labels(tmp_path):
         ({"top_k": 3}, ConfigError, "top_k is 3"),
         ({"loss": "focal"}, ConfigError, "loss='focal'; expected a function"),
         ({"mode": "binary", "classes": 1, "smoothing": 1.5}, ConfigError, "smoothing is 1.5"),
+        ({"loss": torch.nn.CrossEntropyLoss}, ConfigError, "is the class CrossEntropyLoss"),
+        ({"loss": F.cross_entropy, "smoothing": 0.1}, ConfigError, "smoothing would be ignored, as loss="),
+        ({"optimizer": torch.optim.SGD, "lr": 0.1}, ConfigError, "lr would be ignored, as optimizer="),
     ],
 )
 def test_what_is_not_allowed(options, error, message):
@@ -227,6 +230,33 @@ def test_outputs_and_targets_that_do_not_fit():
         built(lambda: network(4)).train()
     with pytest.raises(DataError, match="mode='multiclass'"):
         built(lambda: network(2), classes=2, mode="multilabel").train()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda targets: targets.float(), r"the shape \(31,\), torch.float32; expected class numbers"),
+        (lambda targets: targets[:, None], r"the shape \(31, 1\), torch.int64; expected class numbers"),
+        (lambda targets: targets.int(), "torch.int32; expected class numbers"),
+        (lambda targets: targets + 1, "numbers 0 to 2, and targets from 1 to 3. Write classes=4"),
+        (lambda targets: targets - 1, "targets from -1 to 1"),
+    ],
+)
+def test_targets_that_are_no_classes(change, message):
+    inputs, targets = images(31)
+    data = TensorDataset(inputs, change(targets))
+    with pytest.raises(DataError, match=message):
+        built(data=data, batch_size=31, num_epochs=1).train()
+
+
+@pytest.mark.parametrize("wrong", [2.0, -1.0, math.nan])
+def test_targets_that_are_neither_yes_nor_no(wrong):
+    inputs, targets = images(31, classes=2)
+    targets = targets.float()
+    targets[3] = wrong
+    data = TensorDataset(inputs, targets)
+    with pytest.raises(DataError, match="expected 0 or 1 for each label"):
+        built(lambda: network(1), data, classes=1, num_epochs=1, valid=None).train()
 
 
 def test_a_last_batch_of_one_is_left_out_in_training():

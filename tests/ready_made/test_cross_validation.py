@@ -159,6 +159,32 @@ def test_called_again_it_trains_nothing(monkeypatch):
         validated(seed=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.5}, "lr=0.01, now 0.5"),
+        ({"class_weights": [1.0, 2.0, 1.0]}, r"class_weights=None, now \[1.0, 2.0, 1.0\]"),
+        ({"num_epochs": 0}, "num_epochs=1, now 0"),
+        ({"clip_norm": 1.0}, "clip_norm=None, now 1.0"),
+        ({"config": {"smoothing": 0.1}}, "smoothing=None, now 0.1"),
+    ],
+)
+def test_folds_of_other_settings_are_not_taken_for_these(changes, message):
+    validated()
+    with pytest.raises(ConfigError, match=f"has the folds of other settings: .*{message}"):
+        validated(**changes)
+
+
+def test_settings_that_change_no_number_may_be_others():
+    first = validated(config={"api_key": "sk-1234567890"})
+    assert "sk-1234567890" not in (first.folder / "folds.json").read_text()
+    again = validated(config={"api_key": "sk-1234567890"}, num_workers=2, log_interval=1)
+    assert again.folds == first.folds
+    longer = validated(config={"api_key": "sk-1234567890"}, num_epochs=2)
+    assert longer.runs == first.runs and '"num_epochs": 2' in (longer.folder / "folds.json").read_text()
+    assert [len((run / "metrics.jsonl").read_text().splitlines()) for run in longer.runs] == [2, 2]
+
+
 def test_other_arguments():
     for folds in (1, 2.5, True):
         with pytest.raises(ConfigError, match="folds="):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from farabio_like import Callback, ConfigError, DataError, HookError
 from farabio_like.callbacks import EMA, Dice
@@ -330,6 +330,21 @@ def test_predict_images_writes_masks(tmp_path):
         trainer.predict_images(tmp_path / "images")
 
 
+def test_predict_images_reads_them_as_the_data_set_does(tmp_path):
+    data = folders(tmp_path, size=30)
+    trainer = built(data=data, window=16)
+    written = trainer.predict_images(tmp_path / "images", folder=tmp_path / "grey")
+    colours = []
+    for k in range(2):
+        colours.append(tmp_path / f"colour{k}.png")
+        Image.open(tmp_path / "images" / f"disc{k}.png").convert("RGB").save(colours[k])
+    of_colours = trainer.predict_images(colours, folder=tmp_path / "colours")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(of_colours, written, strict=False))
+    np.save(tmp_path / "five.npy", np.zeros((30, 30, 5), np.uint8))
+    with pytest.raises(DataError, match=r"five\.npy has 5 channels; expected 1"):
+        trainer.predict_images(tmp_path / "five.npy", folder=tmp_path / "five")
+
+
 # ---------------------------------------------------------------- parts and hooks
 
 
@@ -386,6 +401,43 @@ def test_an_override_of_a_hook_needs_no_super(tmp_path):
     assert found[0] == found[1]
 
 
+class Triples(Dataset):
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return (*self.pairs[index], float(index))
+
+
+def test_a_test_gets_the_batches_of_the_data_set_where_hooks_take_them(tmp_path):
+    class OfTriples(SegmentationTrainer):
+        def take(self):
+            self.inputs, self.targets, self.weight = self.batch
+
+        def on_start_training_batch(self, item):
+            self.take()
+
+        def on_start_test_batch(self):
+            self.take()
+
+    class OfPairs(SegmentationTrainer):
+        def test_step(self, item):
+            index, (self.inputs, self.targets) = item
+            self.loss = self.compute_loss()
+
+    found = []
+    for cls, data in ((SegmentationTrainer, tensors(6)), (OfTriples, Triples(tensors(6))), (OfPairs, tensors(6))):
+        given = {**QUIET, "num_epochs": 1, "logdir": None, "results": tmp_path / cls.__name__}
+        trainer = cls(model=small_unet, train=data, test=data, **given)
+        trainer.train()
+        found.append(trainer.test())
+        assert len(list((tmp_path / cls.__name__ / "masks").iterdir())) == 6
+    assert found[0] == found[1] == found[2]
+
+
 def test_options_in_the_configuration():
     config = {
         "lr": 0.5,
@@ -432,6 +484,7 @@ def test_optimizer_scheduler_and_callbacks():
     assert [type(c).__name__ for c in trainer.callbacks].count("Dice") == 1
     trainer.train()
     assert trainer.history[-1]["lr"] == pytest.approx(0.05) and trainer.history[-1]["valid"]["dice"] >= 0
+    assert average in built(callbacks=average).callbacks  # a single one, too
 
 
 @pytest.mark.parametrize(
@@ -452,6 +505,15 @@ def test_optimizer_scheduler_and_callbacks():
         ({"window": [16, 0]}, ConfigError, "window is"),
         ({"overlap": 1}, ConfigError, "overlap is 1"),
         ({"smoothing": -0.1}, ConfigError, "smoothing is -0.1"),
+        ({"model": "unet"}, ConfigError, r"model=...\) is a str; expected a function"),
+        ({"optimizer": "adam"}, ConfigError, r"optimizer=...\) is a str; expected a function"),
+        ({"optimizer": torch.optim.SGD(small_unet().parameters())}, ConfigError, r"optimizer=...\) is a SGD"),
+        ({"optimizer": torch.optim.SGD, "lr": 0.1}, ConfigError, "lr would be ignored, as optimizer="),
+        ({"scheduler": "cosine"}, ConfigError, r"scheduler=...\) is a str; expected a function"),
+        ({"loss": torch.nn.BCEWithLogitsLoss}, ConfigError, "is the class BCEWithLogitsLoss; .*BCEWithLogitsLoss()"),
+        ({"loss": {"a": "dice", "b": 3}}, ConfigError, "loss= is a int"),
+        ({"loss": DiceBCELoss("binary"), "smoothing": 0.1}, ConfigError, "smoothing would be ignored, as loss="),
+        ({"loss": dice_loss, "class_weights": torch.ones(1)}, ConfigError, "class_weights would be ignored"),
     ],
 )
 def test_what_is_not_allowed(options, error, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 
 MOST_NAMED = 5  # keys in a message
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # what DataParallel and torch.compile put before a name
 
 
 def adapt_filters(filters: Tensor, in_channels: int) -> Tensor:
@@ -46,7 +48,7 @@ def load_resnet(encoder: nn.Module, in_channels: int, state: Mapping[str, Tensor
     in_channels : int
         Of its images.
     state : mapping of str to Tensor
-        With torchvision's names.
+        With torchvision's names; ``module.`` or ``_orig_mod.`` of a wrapper before them is left out.
 
     Returns
     -------
@@ -59,15 +61,16 @@ def load_resnet(encoder: nn.Module, in_channels: int, state: Mapping[str, Tensor
         For weights that are missing, unknown, or of another shape.
     """
     own = encoder.state_dict()
+    state = {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
     absent = [f"{name}." for name in ("layer1", "layer2", "layer3", "layer4", "fc") if not hasattr(encoder, name)]
-    kept = {name: value for name, value in state.items() if not str(name).startswith(tuple(absent))}
-    left_out = [f"{prefix}*" for prefix in absent if any(str(name).startswith(prefix) for name in state)]
+    kept = {name: value for name, value in state.items() if not name.startswith(tuple(absent))}
+    left_out = [f"{prefix}*" for prefix in absent if any(name.startswith(prefix) for name in state)]
     filters = kept.get("conv1.weight")
     if isinstance(filters, Tensor) and filters.ndim == 4 and filters.shape[1] == 3 != in_channels:
         kept["conv1.weight"] = adapt_filters(filters, in_channels)
     # Files from before torch 0.4.1 have no such counter.
     missing = [name for name in own if name not in kept and not name.endswith("num_batches_tracked")]
-    unknown = [str(name) for name in kept if name not in own]
+    unknown = [name for name in kept if name not in own]
     others = [
         f"{name} {tuple(getattr(value, 'shape', ()))} for {tuple(own[name].shape)}"
         for name, value in kept.items()

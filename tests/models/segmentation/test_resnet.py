@@ -69,6 +69,13 @@ def test_weights_without_a_classifier_say_nothing(recwarn):
     assert not list(recwarn)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_a_wrapper_put_before_the_names_is_left_out(prefix):
+    state = ResnetEncoder("resnet18").state_dict()
+    encoder = ResnetEncoder("resnet18", state_dict={prefix + name: value for name, value in state.items()})
+    assert all(torch.equal(encoder.state_dict()[name], value) for name, value in state.items())
+
+
 def test_a_grey_image_gives_what_three_equal_channels_gave():
     state = ResnetEncoder("resnet18").state_dict()
     grey, colour = torch.rand(2, 1, 65, 65), ResnetEncoder("resnet18", state_dict=state).eval()
