@@ -24,7 +24,7 @@ from .checks import run as run_checks
 from .checks import settings as setting_checks
 from .config.config import Config
 from .config.settings import SETTINGS, Settings
-from .data import worker_processes
+from .data import output_spec, worker_processes
 from .distributed import ddp
 from .distributed import loaders as rank_loaders
 from .errors import ConfigError, DataError, HookError
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _ATTRIBUTES = (
     *("train_loader", "valid_loader", "test_loader", "train_epoch_iter", "valid_epoch_iter", "test_loop_iter"),
     *("model", "criterion", "optimizer", "scheduler", "metrics", "device", "outputs", "loss", "run_dir"),
+    "input_spec",
 )
 
 
@@ -88,6 +89,9 @@ class ConvnetTrainer(Settings):
         What ends the run, for ``on_exception`` and ``on_train_end``.
     run_dir : pathlib.Path or None
         The folder of this run.
+    input_spec : dict or None
+        How a picture becomes an input, and what the outputs mean: ``{"mode": "L", "size": [8, 8]}``, by the names of
+        `InputSpec` and `OutputSpec`. The run folder holds it; `prepare_input` goes by it.
 
     Examples
     --------
@@ -137,6 +141,7 @@ class ConvnetTrainer(Settings):
     epoch_metrics: dict[str, dict[str, Any]]
     history: list[dict[str, Any]]
     run_dir: Path | None
+    input_spec: Any
 
     def __init__(self, config: Any = None) -> None:
         hooks.check_signatures(self)
@@ -638,6 +643,28 @@ class ConvnetTrainer(Settings):
         """Turn the model's outputs into predictions, by a sigmoid say. The default returns them as they are."""
         return outputs
 
+    def prepare_input(self, image: Any) -> Tensor:
+        """Turn a picture into an input, by ``self.input_spec``; override it for a way of your own.
+
+        Called for pictures by ``farabio-like predict``, by a service and by a queue.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Turned as its camera says. The default body takes a path, the bytes of a file and an array too.
+
+        Returns
+        -------
+        Tensor
+            One input, without a batch: channels x height x width.
+
+        Raises
+        ------
+        ConfigError
+            Where no ``input_spec`` says how a picture becomes an input.
+        """
+        return output_spec.Description.of(self.input_spec).prepare(image, type(self).__name__)
+
     # ---------------------------------------------------------------- native methods
 
     def take_batch(self, item: Any) -> None:
@@ -856,7 +883,7 @@ class ConvnetTrainer(Settings):
             raise ConfigError("save_model() has no run folder to write to; give a path: save_model('model.pth').")
         target = Path(path) if path is not None else run.weights  # type: ignore[union-attr]
         self._run_state.saved = self._run_state.saved or (run is not None and target == run.weights)
-        checkpoint.save(sharded.whole_state(components.model_state(components.model_of(self))), target)
+        checkpoint.save(sharded.whole_state(evaluation.weights_to_save(self)), target)
         return target
 
     def save_checkpoint(self, path: str | Path) -> Path:

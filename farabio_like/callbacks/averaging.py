@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import components
 from ..components import dtensor
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from .base import Callback, CallbackOrder
 from .freezing import named_parameters
 
@@ -23,11 +23,17 @@ class Average(Callback):
 
     Half-precision weights have an average in float32: in their own precision the small moves of an average
     would be rounded away.
+
+    Parameters
+    ----------
+    models : sequence of str, optional
+        Keys of ``self.model``, where it is a dict: those that are averaged. Default: all.
     """
 
     order = CallbackOrder.Internal
 
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[str] | None = None) -> None:
+        self.models = None if models is None else tuple(models)
         self._averages: dict[str, Tensor] = {}  # by plain name; empty before the first update
         self._groups: list[tuple[list[Tensor], list[Tensor]]] = []  # averages and weights of one device and dtype
         self._weights: list[list[nn.Parameter]] = []  # the parameters of the groups; a weight is a rank's part of one
@@ -41,7 +47,7 @@ class Average(Callback):
         if not self._averages:
             return {}
         self._bind(trainer)
-        average_of = {id(weight): self._averages[name] for name, weight in _averageable(trainer).items()}
+        average_of = {id(weight): self._averages[name] for name, weight in self._averageable(trainer).items()}
         model = components.model_of(trainer)
         return components.model_state(model, average_of)
 
@@ -60,7 +66,7 @@ class Average(Callback):
         flat = dict(state)
         if isinstance(model, Mapping):
             flat = {f"{name}.{key}": value for name, part in state.items() for key, value in part.items()}
-        for name, weight in _averageable(trainer).items():
+        for name, weight in self._averageable(trainer).items():
             average = flat.get(name)
             if not isinstance(average, Tensor) or average.shape != weight.shape:
                 got = tuple(average.shape) if isinstance(average, Tensor) else "nothing"
@@ -91,7 +97,7 @@ class Average(Callback):
 
     def _bind(self, trainer: ConvnetTrainer) -> None:
         """Pair averages and weights; a weight that has no average yet begins one."""
-        weights = _averageable(trainer)
+        weights = self._averageable(trainer)
         kept = self._averages
         self._averages = {}
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
@@ -125,22 +131,28 @@ class Average(Callback):
 
     def sign(self, trainer: ConvnetTrainer) -> None:
         """Note that the average belongs to the weights as they are now."""
-        self._mark = [(id(weight), weight._version) for weight in _averageable(trainer).values()]
+        self._mark = [(id(weight), weight._version) for weight in self._averageable(trainer).values()]
 
     def belongs(self, trainer: ConvnetTrainer) -> bool:
         """Return whether nobody has loaded or trained other weights since the average was last updated."""
-        return self._mark == [(id(weight), weight._version) for weight in _averageable(trainer).values()]
+        return self._mark == [(id(weight), weight._version) for weight in self._averageable(trainer).values()]
+
+    def _averageable(self, trainer: ConvnetTrainer) -> dict[str, nn.Parameter]:
+        """Return the floating point parameters of the averaged models by name, shared ones once."""
+        model = components.model_of(trainer)
+        if self.models is not None:
+            missing = [name for name in self.models if not isinstance(model, Mapping) or name not in model]
+            if missing:
+                there = list(model) if isinstance(model, Mapping) else "no dict"
+                raise ConfigError(f"{type(self).__name__}: there is no model {missing[0]!r}; self.model is {there}.")
+            model = {name: model[name] for name in self.models}
+        found, seen = {}, set()
+        for name, parameter in named_parameters(model):
+            if id(parameter) not in seen and (parameter.is_floating_point() or parameter.is_complex()):
+                found[name] = parameter
+                seen.add(id(parameter))
+        return found
 
 
 def _precision(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
-
-
-def _averageable(trainer: ConvnetTrainer) -> dict[str, nn.Parameter]:
-    """Return the floating point parameters by name, shared ones once."""
-    found, seen = {}, set()
-    for name, parameter in named_parameters(components.model_of(trainer)):
-        if id(parameter) not in seen and (parameter.is_floating_point() or parameter.is_complex()):
-            found[name] = parameter
-            seen.add(id(parameter))
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +42,8 @@ class EMA(Average):
         A step is one of the optimizers: accumulated batches and overflows of fp16 are none.
     every : int
         Update after every so many steps.
+    models : sequence of str, optional
+        Keys of ``self.model``, where it is a dict: those that are averaged. Default: all.
 
     Raises
     ------
@@ -54,8 +56,10 @@ class EMA(Average):
     0.99
     """
 
-    def __init__(self, decay: float = 0.999, warmup_steps: int = 0, every: int = 1) -> None:
-        super().__init__()
+    def __init__(
+        self, decay: float = 0.999, warmup_steps: int = 0, every: int = 1, models: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(models)
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
             raise ConfigError(f"EMA(decay={decay!r}): expected a number from 0 to below 1, EMA(decay=0.999) say.")
         if type(warmup_steps) is not int or warmup_steps < 0:

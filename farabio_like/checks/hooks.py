@@ -79,6 +79,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "to_device": ("batch",),
     "take_batch": ("item",),
     "prediction_transform": ("outputs",),
+    "prepare_input": ("image",),
 }
 NATIVE = (
     *("save_model", "save_parallel_model", "save_checkpoint", "stop_train", "exit_trainer", "stop_loader"),
@@ -103,6 +104,7 @@ def is_default(trainer: ConvnetTrainer, *names: str) -> bool:
 # Called while the trainer is built, before any number is measured.
 _BUILDING = {name for name in HOOKS if name.startswith(("define_", "get_", "build_"))} | {
     *("default_attr", "init_attr", "load_model", "load_parallel_model", "build_parallel_model"),
+    "prepare_input",  # of pictures that are no part of a run
 }
 
 

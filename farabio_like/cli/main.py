@@ -31,13 +31,24 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "predict": Command(
+        "Predict for pictures and arrays, into a table or a folder.",
+        "farabio-like predict runs/Digits/1 pictures -o predictions",
+    ),
+    "trace": Command(
+        "Export the model of a run into a file that runs without its code.",
+        "farabio-like trace runs/Digits/1 -c best --format onnx",
+    ),
+    "quantize": Command("Export the model of a run with weights of 8 bits.", "farabio-like quantize runs/Digits/1"),
     "ls": Command("List the runs below a log folder.", "farabio-like ls runs"),
     "compare": Command(
         "Compare runs: best values, settings, curves.",
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
     "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
+    "serve": Command("Answer requests with a trained model.", "farabio-like serve runs/Digits/1 --port 8000"),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
+    "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }
 
 

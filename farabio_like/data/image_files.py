@@ -5,6 +5,7 @@ What the numbers of a mask mean, and which image a mask belongs to, is in `image
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,12 @@ def image_tensor(array: Array, path: str | Path) -> Tensor:
             raise DataError(f"{path} has {wrong} pixels that are NaN or infinite; expected finite numbers.")
     else:
         raise DataError(f"{path} has pixels of {array.dtype}; expected integers or floating-point numbers.")
-    image = torch.from_numpy(scaled)
+    return channels_first(scaled)
+
+
+def channels_first(array: Array) -> Tensor:
+    """Return pixels, height x width or height x width x channels, as a tensor of channels x height x width."""
+    image = torch.from_numpy(array)
     return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
 
 
@@ -187,51 +193,110 @@ def _array(path: Path, dimensions: tuple[int, ...]) -> Array:
     return found
 
 
-def open_image(path: Path) -> Any:
-    """Return the file opened by Pillow, which reads the pixels when they are asked for."""
+def pixels_of(image: Any, name: str, most_pixels: int | None = None) -> Array:
+    """Return the pixels of a picture: of a path, the bytes of a file, an open one, an image of Pillow, an array.
+
+    Parameters
+    ----------
+    image : path, bytes, binary file, PIL.Image.Image or array
+    name : str
+        What a message calls it.
+    most_pixels : int, optional
+        A picture of more is refused before it is decoded.
+
+    Raises
+    ------
+    DataError
+        For anything else, and for what is damaged.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "buif":
+            raise DataError(
+                f"{name} is an array of {image.dtype} and the shape {image.shape}; expected numbers of height x width, "
+                "or height x width x channels."
+            )
+        found = image
+    elif isinstance(image, (str, Path)) and Path(image).suffix.lower() == ".npy":
+        found = _array(Path(image), (2, 3))
+    elif isinstance(image, (str, Path)):
+        return _decoded(Path(image), of_mask=False, most_pixels=most_pixels)
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        return _decoded(io.BytesIO(image), of_mask=False, name=name, most_pixels=most_pixels)
+    elif hasattr(image, "read") and not hasattr(image, "getbands"):
+        return _decoded(image, of_mask=False, name=name, most_pixels=most_pixels)
+    elif hasattr(image, "getbands"):  # Pillow's
+        _check_pixels(image.size[0] * image.size[1], name, most_pixels)
+        return _as_array(image, name, of_mask=False)
+    else:
+        raise DataError(
+            f"{name} is a {type(image).__name__}; expected a path, the bytes of a file, an image of Pillow or an array."
+        )
+    _check_pixels(found.shape[0] * found.shape[1], name, most_pixels)
+    return np.ascontiguousarray(found)
+
+
+def _check_pixels(there: int, name: str, most: int | None) -> None:
+    if most is not None and there > most:
+        raise DataError(f"{name} has {there:,} pixels; expected {most:,} at most.")
+
+
+def pillow() -> Any:
+    """Return ``PIL.Image``, or say why it cannot be imported."""
     try:
         from PIL import Image
     except ImportError as error:
         raise ConfigError(
             f"Files of images need Pillow, and it cannot be imported: {error}. Install it: pip install pillow"
         ) from error
+    return Image
+
+
+def open_image(path: Any, name: str | None = None) -> Any:
+    """Return the file opened by Pillow, which reads the pixels when they are asked for."""
+    Image = pillow()
+    name = str(path) if name is None else name
     try:
         image = Image.open(path)
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{path}: {error}. If it is really that large, write PIL.Image.MAX_IMAGE_PIXELS = None before, or save it "
+            f"{name}: {error}. If it is really that large, write PIL.Image.MAX_IMAGE_PIXELS = None before, or save it "
             "as NPY, of which a patch alone is read."
         ) from error
     except Exception as error:  # Pillow raises SyntaxError, ValueError, OSError, struct.error and others
-        raise DataError(damaged(path, error)) from error
+        raise DataError(damaged(path, error, name)) from error
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and image.format != "MPO":  # of a telephone: the further ones are previews
         image.close()
-        raise DataError(f"{path} has {frames} pages; expected one image. Save each page in a file of its own.")
+        raise DataError(f"{name} has {frames} pages; expected one image. Save each page in a file of its own.")
     return image
 
 
-def _decoded(path: Path, of_mask: bool) -> Array:
-    with open_image(path) as image:
-        from PIL import ImageOps
-
-        if image.mode not in _READ_AS:
-            raise DataError(f"{path} has pixels of Pillow's mode {image.mode!r}; expected one of {tuple(_READ_AS)}.")
+def _decoded(path: Any, of_mask: bool, name: str | None = None, most_pixels: int | None = None) -> Array:
+    name = str(path) if name is None else name
+    with open_image(path, name) as image:
+        _check_pixels(image.size[0] * image.size[1], name, most_pixels)
         try:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if of_mask:
-                return _mask_array(upright, path)
-            return np.asarray(upright.convert(_READ_AS[image.mode]))
+            return _as_array(image, name, of_mask)
         except DataError:
             raise
         except Exception as error:
-            raise DataError(damaged(path, error)) from error
+            raise DataError(damaged(path, error, name)) from error
 
 
-def _mask_array(image: Any, path: Path) -> Array:
+def _as_array(image: Any, name: str, of_mask: bool) -> Array:
+    """Return the pixels of an image of Pillow, upright."""
+    from PIL import ImageOps
+
+    if image.mode not in _READ_AS:
+        raise DataError(f"{name} has pixels of Pillow's mode {image.mode!r}; expected one of {tuple(_READ_AS)}.")
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    return _mask_array(upright, name) if of_mask else np.asarray(upright.convert(_READ_AS[image.mode]))
+
+
+def _mask_array(image: Any, path: str) -> Array:
     if image.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L", "F", "P", "RGB"):
         return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
@@ -245,9 +310,14 @@ def _mask_array(image: Any, path: Path) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-def damaged(path: Path, error: BaseException) -> str:
+def damaged(path: Any, error: BaseException, name: str | None = None) -> str:
     """Return what is said of a file that cannot be read."""
-    size = path.stat().st_size if path.exists() else 0
+    if isinstance(path, io.BytesIO):
+        size = path.getbuffer().nbytes
+    else:
+        size = path.stat().st_size if isinstance(path, Path) and path.exists() else 0
     reason = str(error).partition("\n")[0] or type(error).__name__
+    if not isinstance(path, Path):
+        reason = reason.partition(" <")[0]  # without what Python calls the open file
     kinds = ", ".join(suffix[1:].upper() for suffix in SUFFIXES if suffix not in (".tiff", ".jpeg"))
-    return f"{path} ({size:,} bytes) cannot be read as an image: {reason}. Expected a whole file of {kinds}."
+    return f"{name or path} ({size:,} bytes) cannot be read as an image: {reason}. Expected a whole file of {kinds}."

@@ -206,13 +206,6 @@ def barrier() -> None:
         dist.barrier(group=_control)
 
 
-def agreed(*flags: bool) -> list[bool]:
-    """Return for each flag whether it is set on any rank; all ranks have to call it."""
-    if not several():
-        return list(flags)
-    return [count > 0 for count in reduce_sums([float(flag) for flag in flags])]
-
-
 def control() -> Any:
     """Return the group over which objects travel, None in one process."""
     return _control

@@ -175,3 +175,12 @@ def averaged_weights(trainer: ConvnetTrainer) -> Iterator[None]:
                 if has_methods(callback, "applied"):
                     stack.enter_context(callback.applied(trainer))
         yield
+
+
+def weights_to_save(trainer: ConvnetTrainer) -> dict[str, Any]:
+    """Return the plain weights for a file of weights alone: averages in their place, where a callback says so."""
+    instead: dict[int, torch.Tensor] = {}
+    for callback in components.each(trainer.callbacks, list, tuple):
+        if has_methods(callback, "weights_to_save"):
+            instead |= callback.weights_to_save(trainer)
+    return components.model_state(components.model_of(trainer), instead)

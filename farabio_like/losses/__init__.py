@@ -1,8 +1,9 @@
-"""Losses of segmentation, each as a module and as a function, and of images. Metrics need no gradient: callbacks.
+"""Losses: of segmentation, each as a module and as a function; of GANs; of images. Metrics are callbacks.
 
-Those of segmentation take logits. A file has one kind of loss; `segmentation` has what they share.
+Those of segmentation and of GANs take logits. A file has one kind of loss; `segmentation` has what its losses share.
 """
 
+from .adversarial import AdversarialLoss, gradient_penalty, r1_penalty
 from .cldice import ClDiceLoss, cldice_loss
 from .combined import DiceBCELoss, DiceCELoss, dice_bce_loss, dice_ce_loss
 from .content import ContentLoss
@@ -25,6 +26,7 @@ from .overlap import (
 from .perceptual import PerceptualLoss
 
 __all__ = [
+    "AdversarialLoss",
     "ClDiceLoss",
     "ContentLoss",
     "DiceBCELoss",
@@ -47,9 +49,11 @@ __all__ = [
     "focal_loss",
     "focal_tversky_loss",
     "generalized_dice_loss",
+    "gradient_penalty",
     "jaccard_loss",
     "lovasz_loss",
     "mcc_loss",
+    "r1_penalty",
     "soft_bce_loss",
     "soft_ce_loss",
     "tversky_loss",

@@ -1,8 +1,9 @@
-"""Buffers, which a forward pass writes to: kept before a batch, and given back where the batch is left out."""
+"""Buffers, which a forward pass writes to: kept before it, and given back where it is to leave nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,6 +53,23 @@ class Buffers:
     def _values(self) -> list[tuple[nn.Module, str, Tensor]]:
         found = ((layer, name, layer._buffers.get(name)) for layer, name in self._places)
         return [(layer, name, b) for layer, name, b in found if b is not None and not components.is_lazy(b)]
+
+
+@contextlib.contextmanager
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Give the buffers of some modules back what they held: what is passed through these leaves no trace in them.
+
+    Not before a backward pass is through, which may read them.
+    """
+    found = {id(buffer): buffer for module in modules for buffer in module.buffers() if not components.is_lazy(buffer)}
+    buffers = list(found.values())
+    copies = [buffer.detach().clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        if buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(buffers, copies)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +94,7 @@ class Stepping:
         self.scalers: dict[str, torch.amp.GradScaler] = {}
         self.tried: set[str] = set()  # scalers that were stepped with, and not updated since
         self.left: int | None = None  # batches of the pass, with the one under way
+        self.further = 0  # steps of the same optimizers that follow in the batch under way
         self.made = False  # an optimizer has moved in the batch under way
         self.overflows = 0  # in a row
         self.samples = 1  # of the batch under way
@@ -173,7 +174,7 @@ class Stepping:
             window = self.windows.setdefault(name, Window())
             window.batches += 1
             window.samples += samples
-            if window.batches >= self.plan.steps or self.left == 1:
+            if window.batches >= self.plan.steps or self._is_last():
                 full.append(name)
         moved = self._close(trainer, full)
         self.made = self.made or moved
@@ -207,6 +208,7 @@ class Stepping:
         state = trainer._run_state
         if self.left is not None:
             self.left -= 1
+        self.further = 0
         state.batches_without_step += not state.moved
         state.moved, self.made = True, False
         if state.ranks is not None:
@@ -217,6 +219,11 @@ class Stepping:
             self.buffers.keep()
         if self.watch is not None:
             self.watch.begin_batch()
+
+    def begin_step(self, trainer: ConvnetTrainer) -> None:
+        """Begin a step of the chosen optimizers: the ranks add up their gradients where it fills the windows."""
+        closes = all(self._fills(self.windows.get(name, Window())) for name, _ in self._chosen(trainer))
+        ddp.average_next(trainer, closes, weigh=False)
 
     def end_batch(self, trainer: ConvnetTrainer) -> None:
         """End a batch, before anything of it is counted or saved: give back what it has spoilt, say what it ignores."""
@@ -247,7 +254,11 @@ class Stepping:
 
     def _fills(self, window: Window) -> bool:
         """Return whether the batch under way is the last one of a window."""
-        return window.batches + 1 >= self.plan.steps or self.left == 1
+        return window.batches + 1 >= self.plan.steps or self._is_last()
+
+    def _is_last(self) -> bool:
+        """Return whether no step of the same optimizers follows in this pass."""
+        return self.left == 1 and not self.further
 
     def _gathering(self, trainer: ConvnetTrainer) -> list[Any]:
         """Return the parameters whose gradients go on to the next batch."""
@@ -533,7 +544,7 @@ def only(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
     try:
         for parameter in others:
             parameter.requires_grad_(False)
-        with _restricted(trainer, names):
+        with restricted(trainer, names):
             yield
     finally:
         for parameter in others:
@@ -541,14 +552,27 @@ def only(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _restricted(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
+def restricted(trainer: ConvnetTrainer, names: tuple[str, ...]) -> Iterator[None]:
     """Let the native methods zero and step only the optimizers of these names."""
     state = trainer._run_state
     outer = state.stepping
     inner = state.stepping = outer if outer is not None else Stepping(Plan())
     before, inner.only = inner.only, tuple(map(str, names))
+    if state.ranks is not None and inner.plan.steps > 1:
+        inner.begin_step(trainer)
     try:
         yield
     finally:
         inner.only = before
         state.stepping = outer
+
+
+def repeat(trainer: ConvnetTrainer, step: Callable[[], None], times: int) -> None:
+    """Make so many steps of the same optimizers in a batch: in a window of accumulated batches each counts as one."""
+    stepping = trainer._run_state.stepping
+    for further in reversed(range(times)):
+        if stepping is not None:
+            stepping.further = further
+        step()
+    if stepping is not None:
+        stepping.further = 0

@@ -92,7 +92,7 @@ def capture_run(trainer: ConvnetTrainer) -> dict[str, Any]:
             "stepping": plain_data(step_state.state_dict(trainer), "stepping"),
             "attributes": masked_state(found["attributes"], secrets),
             "objects": user_objects.without_secrets(found["objects"], secrets),
-            "inside": found["inside"],
+            "inside": _inside(found["inside"], secrets),
             "rng": _rng(trainer, held),
             "epoch": _epoch_under_way(trainer, secrets),
             "made_with": made_with(trainer),
@@ -134,6 +134,24 @@ def _of_objects(trainer: ConvnetTrainer, held: Inventory) -> dict[str, Any]:
         "objects": own_objects(trainer, held, components_of(trainer, held)),
         "inside": inside.changed(trainer, held) if trainer._run_state.watched[3] else {},
     }
+
+
+def _inside(found: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """Return what `inside.changed` found without the texts that are secrets; going on takes those of its process."""
+
+    def pairs(states: list[Any]) -> list[Any]:
+        return [list(pair) for pair in user_objects.without_secrets(dict(states), secrets).items()]
+
+    held = {
+        group: {where: pairs(states) for where, states in found[group].items()}
+        for group in ("model", "data")
+        if group in found
+    }
+    layers = {
+        where: {**entry, "fields": pairs(entry["fields"])} if "fields" in entry else entry
+        for where, entry in found.get("layers", {}).items()
+    }
+    return {**found, **held, **({"layers": layers} if layers else {})}
 
 
 def note_evaluation(trainer: ConvnetTrainer) -> None:

@@ -395,6 +395,8 @@ def _say_secrets(trainer: ConvnetTrainer, run: dict[str, Any]) -> None:
     own = {**run["attributes"], **run["objects"]}
     parts = [f"self.{name}" for name, state in {**own, **run["components"]}.items() if is_masked(state)]
     parts += [f"the callback {name}" for name, state in run["callbacks"] if is_masked(state)]
+    inside = {**run.get("inside", {}).get("model", {}), **run.get("inside", {}).get("data", {})}
+    parts += [f"self.{name}" for name, state in inside.items() if is_masked(state)]
     if parts:
         trainer._run_state.console.once(
             f"  secrets are in no checkpoint: those of {', '.join(parts)} are taken from this process"

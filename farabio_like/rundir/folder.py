@@ -181,6 +181,15 @@ class RunDir:
                 "Make room, or choose another place by _logdir."
             ) from error
 
+    def describe_input(self, description: Mapping[str, Any]) -> None:
+        """Write how a picture becomes an input, and what the outputs mean: ``input.json``."""
+        if not distributed.is_main():
+            return
+        try:
+            write_text(self.path / layout.INPUT, json.dumps(description, indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"the run folder {self.path} cannot be written: {error.strerror or error}.") from error
+
     def rewind(
         self,
         history: list[dict[str, Any]],

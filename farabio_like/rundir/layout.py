@@ -15,6 +15,7 @@ from pathlib import Path
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 CODE = "code"  # a folder
+INPUT = "input.json"  # how a picture becomes an input, and what the outputs mean
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"  # a folder
 WEIGHTS = "model.pth"

@@ -12,11 +12,22 @@ from .predictor import Answer, Predictor, RequestError
 from .settings import ServeSettings
 
 if TYPE_CHECKING:
+    from .client import QueueClient
+    from .relay import RemoteError
     from .server import Server
 
-_MODULES = {"Server": "server"}
+_MODULES = {"QueueClient": "client", "RemoteError": "relay", "Server": "server"}
 
-__all__ = ["Answer", "Predictor", "RequestError", "ServeSettings", "Server", "register_codec"]
+__all__ = [
+    "Answer",
+    "Predictor",
+    "QueueClient",
+    "RemoteError",
+    "RequestError",
+    "ServeSettings",
+    "Server",
+    "register_codec",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -163,7 +163,7 @@ class HTTP:
             files = from_multipart(body, content_type)
             return files, len(files) > 1
         if kind == NPY:
-            return array_samples(from_npy(body), self.service.pool.array_axes)
+            return array_samples(from_npy(body), *self.service.pool.arrays)
         if kind.startswith("image/"):
             return [body], False
         name, _, codec = parameters.strip().partition("=")

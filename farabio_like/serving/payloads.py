@@ -187,7 +187,7 @@ def from_npy(body: bytes) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="))  # a copy: what is decoded may be written to
 
 
-def samples_of(array: np.ndarray, axes: int | None) -> tuple[list[Any], bool]:
+def samples_of(array: np.ndarray, axes: int | None, takes_pixels: bool = False) -> tuple[list[Any], bool]:
     """Return the samples that an array holds, and whether it is a batch.
 
     Parameters
@@ -195,7 +195,11 @@ def samples_of(array: np.ndarray, axes: int | None) -> tuple[list[Any], bool]:
     array : numpy.ndarray
     axes : int or None
         The number of axes of one sample; None where the first axis is that of a batch in any case.
+    takes_pixels : bool
+        Whether whole numbers of 8 or 16 bits are pictures, as `Predictor.takes_pixels` says.
     """
+    if takes_pixels and array.dtype in (np.uint8, np.uint16, np.bool_):
+        axes = 3 if array.ndim > 2 and array.shape[-1] in (1, 3, 4) else 2
     if axes is not None and array.ndim == axes:
         return [array], False
     if array.ndim == 0 or (axes is not None and array.ndim != axes + 1):
@@ -234,9 +238,10 @@ def render(answer: Any, as_npy: bool = False) -> Rendered:
     if isinstance(answer, torch.Tensor):
         answer = answer.detach().cpu()
         answer = (answer.float() if answer.dtype == torch.bfloat16 else answer).numpy()
-    if isinstance(answer, np.ndarray | np.generic) and as_npy:
+    is_picture = hasattr(answer, "save") and hasattr(answer, "getbands")  # of PIL, which need not be there
+    if as_npy and (is_picture or isinstance(answer, np.ndarray | np.generic)):
         return NPY, to_npy(np.asarray(answer))
-    if hasattr(answer, "save") and hasattr(answer, "getbands"):  # a picture of PIL, which need not be there
+    if is_picture:
         stream = io.BytesIO()
         answer.save(stream, "PNG")
         return "image/png", stream.getvalue()

@@ -10,7 +10,6 @@ import functools
 import multiprocessing
 import pickle
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -57,8 +56,8 @@ class Worker:
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def start(self) -> int | None:
-        """Start the process, wait until its predictor has set up, and return the axes of its arrays.
+    async def start(self) -> tuple[int | None, bool]:
+        """Start the process, wait until its predictor has set up, and return which arrays it takes.
 
         Raises
         ------
@@ -200,7 +199,7 @@ class Pool:
         self.waiting = Waiting(settings.max_batch, settings.timeout)
         self.workers = [Worker(make, index, settings) for index in range(settings.workers)]
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.array_axes: int | None = None
+        self.arrays: tuple[int | None, bool] = (None, False)  # as `payloads.samples_of` takes them
         self._jobs: set[Job] = set()
         self._set_up: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -276,7 +275,7 @@ class Pool:
         """Run one process until it dies."""
         seconds = 0.0
         try:
-            self.array_axes = await worker.start()
+            self.arrays = await worker.start()
             self._set_up.add(worker.index)
             while True:
                 self._free[worker] = None
@@ -338,12 +337,10 @@ class Pool:
         for job in list(self._jobs):
             job.refuse(503, "the service has failed; its log says why")
 
-    async def idle(self, seconds: float) -> bool:
-        """Wait until no request is under way, for some seconds at most; return whether none is."""
-        end = time.monotonic() + seconds
-        while self._jobs and time.monotonic() < end:
-            await asyncio.wait({job.done for job in self._jobs}, timeout=end - time.monotonic())
-        return not self._jobs
+    def fail_with(self, task: asyncio.Task[None]) -> None:
+        """End the service where a task that it cannot do without has failed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     async def close(self, seconds: float = PATIENCE) -> None:
         """End the workers; requests that are still under way are refused."""

@@ -75,11 +75,14 @@ class Predictor:
     array_axes : int or None
         The number of axes of the array of one sample, as 3 for (C, H, W). A ``.npy`` with one axis more is a batch.
         None: its first axis always is that of a batch.
+    takes_pixels : bool
+        Whether arrays of whole numbers of 8 or 16 bits are pictures: height x width, with 1, 3 or 4 channels last.
     """
 
     device: str = "cpu"
     max_pixels: int = MAX_PIXELS
     array_axes: int | None = None
+    takes_pixels: bool = False
     _is_set_up = False
 
     def setup(self) -> None:
@@ -146,24 +149,36 @@ class Predictor:
         RequestError
             422 for what is no picture, or is damaged or truncated; 413 for more than `max_pixels` pixels.
         """
+        image = self.opened_image(data)
+        try:
+            image.load()
+        # Damaged files raise whatever their decoder stumbles over.
+        except Exception as error:
+            raise RequestError(422, f"the picture is damaged or truncated ({type(error).__name__})") from None
+        return image
+
+    def opened_image(self, data: bytes) -> Image:
+        """Return the picture that some bytes are with its size known and its pixels not yet decoded.
+
+        Raises
+        ------
+        RequestError
+            422 for what is no picture; 413 for more than `max_pixels` pixels.
+        """
         from PIL import Image
 
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(data))
-                if (pixels := image.width * image.height) > self.max_pixels:
-                    raise RequestError(413, f"the picture has {pixels} pixels; {self.max_pixels} are allowed")
-                image.load()
-        except RequestError:
-            raise
         except Image.DecompressionBombError:
             raise RequestError(413, f"the picture has more than {self.max_pixels} pixels") from None
         except Image.UnidentifiedImageError:
             raise RequestError(422, f"these {len(data)} bytes are no picture of a known format") from None
-        # Damaged files raise whatever their decoder stumbles over.
         except Exception as error:
             raise RequestError(422, f"the picture is damaged or truncated ({type(error).__name__})") from None
+        if (pixels := image.width * image.height) > self.max_pixels:
+            raise RequestError(413, f"the picture has {pixels} pixels; {self.max_pixels} are allowed")
         return image
 
 

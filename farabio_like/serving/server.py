@@ -8,15 +8,23 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from ..errors import ConfigError
 from .handlers import Handler
 from .http import HTTP
+from .memory import MemoryConsumer
 from .predictor import Predictor
+from .relay import Relay
 from .service import Service
 from .settings import ServeSettings
+
+if TYPE_CHECKING:
+    from .rabbit import RabbitConsumer
+
+    _Consumer = MemoryConsumer | RabbitConsumer
 
 
 class _Uvicorn(uvicorn.Server):
@@ -125,16 +133,32 @@ class Server:
         with server.capture_signals():
             service.start()
             serving = asyncio.create_task(server._serve([listener]))
-            ending = asyncio.create_task(self._end(service, server, told))
+            consumer = self._consumer(service)
+            ending = asyncio.create_task(self._end(service, server, told, consumer))
             self._say(listener)
-            announcing = asyncio.create_task(self._announce(service))
+            others = [asyncio.create_task(self._announce(service))]
+            if consumer is not None:
+                others.append(asyncio.create_task(consumer.run()))
+                others[-1].add_done_callback(service.pool.fail_with)
             try:
                 await serving
                 await ending
             finally:
-                announcing.cancel()
                 service.draining = True
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
                 await service.close()
+
+    def _consumer(self, service: Service) -> _Consumer | None:
+        url, name = self.settings.queue, self.settings.queue_name
+        if url is None:
+            return None
+        if url.startswith("memory://"):
+            return MemoryConsumer(url, name, Relay(service))
+        from .rabbit import RabbitConsumer
+
+        return RabbitConsumer(url, name, Relay(service))
 
     def _say(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
@@ -147,24 +171,28 @@ class Server:
             await asyncio.sleep(0.05)
         print(f"ready: {self.settings.workers} workers are set up", flush=True)
 
-    async def _end(self, service: Service, server: _Uvicorn, told: asyncio.Event) -> None:
+    async def _end(self, service: Service, server: _Uvicorn, told: asyncio.Event, consumer: _Consumer | None) -> None:
         """Wait for a signal or the failure of the pool, drain, and let the port close."""
         await _first(told, service.pool.failure)
         service.draining = True
+        stopping = asyncio.create_task(consumer.stop()) if consumer is not None else None
         if not service.pool.failure.done():
             print(f"ending: {service.pool.under_way} requests are under way", file=sys.stderr, flush=True)
             told.clear()
             if self.settings.drain:
                 await _first(told, service.pool.failure, self.settings.drain)
         server.should_exit = True
+        if stopping is not None:
+            await _first(told, stopping)
+            stopping.cancel()
         if service.pool.failure.done():
             service.pool.failure.result()
 
 
-async def _first(told: asyncio.Event, failure: asyncio.Future[None], seconds: float | None = None) -> None:
+async def _first(told: asyncio.Event, other: asyncio.Future[None], seconds: float | None = None) -> None:
     """Wait until one of both happens."""
     waiting = asyncio.create_task(told.wait())
-    await asyncio.wait({waiting, failure}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({waiting, other}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
 
 

@@ -42,6 +42,12 @@ class ServeSettings:
         ``"auto"``, ``"cpu"``, ``"cuda"`` (the workers are shared out among the GPUs), or one as ``"cuda:1"``.
     threads : int or None
         Threads of torch in each worker. None: 1 where there are several workers, else torch's own choice.
+    queue : str or None
+        Where messages are taken from too: ``amqp://...``, or ``memory://NAME`` within this process.
+    queue_name : str
+        Of the queue there.
+    prefetch : int or None
+        Messages that are under way at once. None: four batches for each worker.
 
     Raises
     ------
@@ -63,6 +69,9 @@ class ServeSettings:
     drain: float = 0.0
     device: str = "auto"
     threads: int | None = None
+    queue: str | None = None
+    queue_name: str = "predict"
+    prefetch: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_batch", "max_body", "max_pixels", "max_waiting"):
@@ -75,6 +84,10 @@ class ServeSettings:
             self._check("time_limit", float, self.time_limit, 1e-3)
         if self.threads is not None:
             self._check("threads", int, self.threads, 1)
+        if self.prefetch is not None:
+            self._check("prefetch", int, self.prefetch, 1, 65535)
+        if self.queue is not None and not str(self.queue).startswith(("amqp://", "amqps://", "memory://")):
+            raise ConfigError(f"queue is {self.queue!r}; expected amqp://user:password@host:5672/ or memory://NAME.")
         if self.token is not None and not (isinstance(self.token, str) and self.token.strip() and self.token.isascii()):
             raise ConfigError("token is empty or not ASCII; expected a secret, or no token at all.")
 

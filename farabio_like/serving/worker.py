@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..errors import FarabioError
 from .payloads import Coded, codec_named, error_body, render
 from .predictor import Predictor, RequestError, checked_outputs
 
@@ -59,15 +60,18 @@ def work(
     stream = channel.makefile("rb")
     predictor = None
     try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
         predictor = make()
         predictor.device, predictor.max_pixels = device, max_pixels
         predictor.setup()
         predictor._is_set_up = True
     except BaseException as error:
-        traceback.print_exc()
+        if not isinstance(error, FarabioError):  # its message says everything
+            traceback.print_exc()
         channel.sendall(framed(("broken", describe(error))))
         return
-    channel.sendall(framed(("ready", predictor.array_axes)))
+    channel.sendall(framed(("ready", (predictor.array_axes, predictor.takes_pixels))))
     try:
         while header := stream.read(LENGTH.size):
             items = pickle.loads(stream.read(*LENGTH.unpack(header)))

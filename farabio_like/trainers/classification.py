@@ -99,6 +99,10 @@ class ClassificationTrainer(ReadyMadeTrainer):
             found.append(ConfusionMatrix(class_names=shown, **options))
         return [*found, WorstMistakes(names, self.task)]
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are classes, and which."""
+        return {"output": "classes", "classes": self.class_names or None, "task": self.task}
+
     def best_by(self) -> str | None:
         """Return ``"accuracy"``, of several labels each ``"f1"``, where that is measured."""
         kind, name = (PrecisionRecallF1, "f1") if self.task == "multilabel" else (Accuracy, "accuracy")

@@ -232,15 +232,27 @@ def write_mask(predicted: Tensor, path: Path, task: str, class_names: Sequence[s
         file = path.with_name(f"{path.name}.npy")
         np.save(file, array)
         return [file]
+    file = path.with_name(f"{path.name}.png")
+    mask_picture(array, task).save(file)
+    return [file]
+
+
+def mask_picture(array: Any, task: str) -> Any:
+    """Return the image of Pillow for a mask of one class, 0 and 255, or of several, their numbers in colours.
+
+    Parameters
+    ----------
+    array : array
+        uint8 or uint16, height x width.
+    task : {"binary", "multiclass"}
+    """
     from PIL import Image
 
     picture = Image.fromarray(array * 255 if task == "binary" else array)
     if task != "binary" and array.dtype == np.uint8:
         colours = [(0, 0, 0), *(COLOURS[number % len(COLOURS)] for number in range(255))]
         picture.putpalette([part for colour in colours for part in colour])
-    file = path.with_name(f"{path.name}.png")
-    picture.save(file)
-    return [file]
+    return picture
 
 
 def write_overlay(image: Tensor, predicted: Tensor, true: Tensor | None, path: Path) -> None:

@@ -6,6 +6,7 @@ What is learnt, measured and written is in the trainers that are made of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +22,16 @@ from ..config.allowed import Allowed, anything, path, positive, whole
 from ..config.config import Config
 from ..config.settings import DEFINITIONS
 from ..data.image_files import read_image, with_channels
+from ..data.output_spec import OutputSpec
 from ..data.paired_folders import image_paths
 from ..errors import ConfigError, DataError, HookError, closest
 from ..trainer import ConvnetTrainer
+from .preparation import known_input
 
 # Settings that are no choice of a run.
 _NO_OPTIONS = ("epoch", "next_loop", "mode", "backbone")
+# Options that no attribute holds under their name with an underscore.
+_WITHOUT_ATTRIBUTE = ("classes", "mode", "loss", "input_spec")
 MODES = ("binary", "multiclass", "multilabel")
 
 
@@ -78,6 +83,8 @@ class ReadyMadeTrainer(ConvnetTrainer):
         Takes the optimizer, returns the scheduler.
     callbacks : sequence of Callback
         Beside those of `build_callbacks`, of which one of the same class is left out.
+    input_spec : dict, optional
+        How a picture becomes an input, see `InputSpec`; default: as the data sets do it, where that is known.
     **options
         ``lr``, ``batch_size``, ``num_workers``, ``class_weights``, ``smoothing`` and those of the trainer; and every
         setting without its underscore: ``num_epochs=20``.
@@ -95,6 +102,9 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "class_weights": anything(),
         "smoothing": part_of_one("the target"),
         "results": path("for the run folder"),
+        "classes": anything(),
+        "mode": anything(),
+        "loss": anything(),
     }
 
     _seed = 0
@@ -123,10 +133,14 @@ class ReadyMadeTrainer(ConvnetTrainer):
         optimizer: Callable[..., Any] | None = None,
         scheduler: Callable[..., Any] | None = None,
         callbacks: Sequence[Any] = (),
+        input_spec: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         _check_parts(type(self).__name__, model=model, optimizer=optimizer, scheduler=scheduler)
-        given = self._take_options(Config(config), {"classes": classes, "mode": mode, "loss": loss, **options})
+        options.update(classes=classes, mode=mode, loss=loss, input_spec=input_spec)
+        given = self._take_options(Config(config), options)
+        if given.get("input_spec") is not None:
+            self.input_spec = given["input_spec"]
         self._parts = {"model": model, "train": train, "valid": valid, "test": test, "loss": given["loss"]}
         self._parts.update(optimizer=optimizer, scheduler=scheduler)
         self.class_names, self.task = _classes(type(self).__name__, *self.classes_of(given["classes"]), given["mode"])
@@ -140,24 +154,25 @@ class ReadyMadeTrainer(ConvnetTrainer):
         self.callbacks = [*(each for each in self.build_callbacks() if type(each) not in kinds), *own]
         if self._monitor is None and self.valid_loader is not None:
             self._monitor = self.best_by()
+        self.input_spec = self._described(self.input_spec)
         self._parts = {}  # the trainer holds what it uses of them, and nothing twice
 
     def _take_options(self, config: Config, options: dict[str, Any]) -> dict[str, Any]:
         """Set the options as attributes, before any hook runs, and return all that were given."""
         name_of_class = type(self).__name__
         settings = {name[1:]: value.allowed for name, value in DEFINITIONS.items() if name[1:] not in _NO_OPTIONS}
-        known = {**settings, **self.OPTIONS, "classes": anything(), "mode": anything(), "loss": anything()}
-        for name in options:
-            if name not in known:
+        known = {**settings, **self.OPTIONS, "input_spec": anything()}
+        for name, value in options.items():
+            if name not in known and (value is not None or name not in _WITHOUT_ATTRIBUTE):
                 raise ConfigError(f"{name_of_class} got {name}=, which is no option.{closest(name, known)}")
         given = {**{name: config[name] for name in known if name in config}}
         given.update({name: value for name, value in options.items() if value is not None or name not in given})
         for name, value in given.items():
-            problem = known[name].problem(name, value)
-            if problem is not None and value is not None:
+            problem = None if value is None else known[name].problem(name, value)
+            if problem is not None:
                 raise ConfigError(f"{name_of_class}: {problem}")
             unset = value is None and name in self.OPTIONS
-            if name not in ("classes", "mode", "loss") and not unset:
+            if name not in _WITHOUT_ATTRIBUTE and not unset:
                 setattr(self, f"_{name}", value)
         return given
 
@@ -252,6 +267,21 @@ class ReadyMadeTrainer(ConvnetTrainer):
     def best_by(self) -> str | None:
         """Return the name of the metric that decides which epoch is best, where `_monitor` is not set."""
         raise NotImplementedError
+
+    def output_spec(self) -> dict[str, Any]:
+        """Return what the outputs mean, with the names of `OutputSpec`; called once, after the model is built."""
+        return {"output": "arrays"}
+
+    def _described(self, given: Any) -> Any:
+        """Return the ``input_spec`` with what the trainer knows of it; what the user says counts."""
+        if given is not None and not isinstance(given, Mapping):
+            return given  # what is wrong with it is said before the run
+        given = dict(given or {})
+        about_outputs = {field.name for field in fields(OutputSpec)}
+        if not set(given) - about_outputs:
+            loaders = (self.test_loader, self.valid_loader, self.train_loader)
+            given.update(known_input((self._parts["test"], self._parts["valid"], *loaders)))
+        return {**self.output_spec(), **given}
 
     def make_loader(self, data: Any, name: str) -> Any:
         """Return a loader for a data set; a loader is returned as it is. Called by the loader hooks."""

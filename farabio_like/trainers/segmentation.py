@@ -136,6 +136,10 @@ class SegmentationTrainer(ReadyMadeTrainer):
             found.append(HausdorffDistance(**options))
         return [*found, SaveMasks(self.class_names, self.task, self._ignore_index, self._hausdorff, self._results)]
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are masks, and which."""
+        return {"output": "masks", "classes": self.class_names or None, "task": self.task}
+
     def best_by(self) -> str | None:
         """Return ``"dice"`` where it is measured."""
         return "dice" if measured(self.callbacks, Dice, "valid") else None

@@ -23,10 +23,11 @@ from ..config.config import to_dict
 from ..config.secrets import Secrets
 from ..config.settings import SETTINGS
 from ..data import worker_processes
+from ..data.output_spec import Description
 from ..errors import CheckpointError
 from ..loggers import run as loggers
 from ..loggers.console import number, seconds, write_line
-from ..loop import error_notes, loader_pass
+from ..loop import error_notes, evaluation, loader_pass
 from ..optim import nonfinite
 from ..optim import steps as optim_steps
 from ..plots.figure import printable
@@ -55,6 +56,7 @@ def open_run(trainer: ConvnetTrainer, resume_from: Any, other_data: bool = False
     _begin_afresh(trainer)
     state.console.verbose, state.console.use_tqdm = trainer._verbose, trainer._use_tqdm
     run_checks.before_training(trainer)
+    Description.of(trainer.input_spec)
     _plain_integers(trainer)
     state.console.monitor = of_settings(trainer).metric
     state.listeners = dispatch.listeners(trainer.callbacks)
@@ -119,6 +121,8 @@ def _open_folder(trainer: ConvnetTrainer) -> None:
             bring_along(trainer, state.folder)
     if state.folder is not None:
         distributed.from_main(state.folder.hold)
+        if trainer.input_spec is not None:
+            state.folder.describe_input(Description.of(trainer.input_spec).to_dict())
 
 
 def _announce(trainer: ConvnetTrainer) -> None:
@@ -242,9 +246,7 @@ def _close_run(trainer: ConvnetTrainer) -> None:
         load_weights(trainer, state.folder.best)
     if state.folder is not None and state.history:
         if not state.saved and components.modules_of(trainer) and nonfinite.weights_are_finite(trainer):
-            checkpoint.save(
-                sharded.whole_state(components.model_state(components.model_of(trainer))), state.folder.weights
-            )
+            checkpoint.save(sharded.whole_state(evaluation.weights_to_save(trainer)), state.folder.weights)
         drawing.draw_run(trainer)
     closing = []
     if state.best is not None:

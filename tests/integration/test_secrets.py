@@ -75,6 +75,38 @@ def test_no_file_of_a_run_has_a_secret(monkeypatch, capsys):
     assert f"https://host/set.zip?token={MASKED}&part=3" in text and "tokens: 512" in text and "user: bob" in text
 
 
+def test_what_a_hook_puts_into_parts_is_taken_from_the_process_that_goes_on():
+    """Into a module, a record of one, and a data set: the file has none of them, the run that goes on all."""
+
+    class Reading(Run):
+        begins_with = "SECRET9"
+
+        def get_trainloader(self):
+            super().get_trainloader()
+            self.train_loader.dataset.api_key = self.begins_with
+
+        def build_model(self):
+            super().build_model()
+            self.model.token, self.model.store = self.begins_with, SimpleNamespace(password=self.begins_with, user="a")
+
+        def on_train_epoch_start(self):
+            if not self._resumes:
+                self.model.token, self.model.calls = "SECRET7", 3
+                self.model.store.password, self.model.store.user = "SECRET8", "bob"
+                self.train_loader.dataset.api_key = "SECRET8"
+
+    Reading._resumes = False
+    first = Reading({"_logdir": "runs"})
+    first.train()
+    assert secrets_in(first.run_dir) == []
+    Reading._resumes = True
+    second = Reading({"_logdir": "runs", "_num_epochs": 2})
+    second.train(resume=first.run_dir)
+    assert (second.model.calls, second.model.store.user) == (3, "bob")
+    assert second.model.token == second.model.store.password == second.train_loader.dataset.api_key == "SECRET9"
+    assert secrets_in(second.run_dir) == []
+
+
 def test_an_error_is_written_down_without(capfd):
     class Failing(Run):
         def on_epoch_end(self):

@@ -4,23 +4,26 @@ import contextlib
 import http.client
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from farabio_like.serving import ServeSettings
-from farabio_like.serving.pool import end_forkserver
+from farabio_like.serving.pool import context, end_forkserver
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def workers_import_this_package():
-    """Let the workers' processes import what the tests do, and let none of them stay."""
+@pytest.fixture(autouse=True, scope="session")
+def forkserver_imports_this_package():
+    """Start the process that workers are forked from once, so that it imports what the tests do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        yield
-        end_forkserver()
+        context()
+        forkserver.ensure_running()
+    yield
+    end_forkserver()
 
 
 @contextlib.contextmanager

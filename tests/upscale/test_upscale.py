@@ -290,3 +290,14 @@ def test_weights_that_are_not_whole_are_named(tmp_path):
     torch.save({**state, "settings": torch.tensor([8, 1_000_000])}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="settings say a scale of 8, and there are 1 steps of upsampling"):
         load_network(tmp_path / "weights.pth")
+
+
+def test_the_command_of_farabio_like_is_the_same(weights, tmp_path, capsys):
+    pytest.importorskip("typer")
+    from farabio_like.cli.main import main as farabio_like
+
+    some_images(tmp_path / "in")
+    assert farabio_like(["upscale", str(weights), str(tmp_path / "in"), str(tmp_path / "out"), "--tile", "8"]) == 0
+    assert len(files_in(tmp_path / "out")) == 3 and "3 images made" in capsys.readouterr().out
+    assert farabio_like(["upscale", str(weights), str(tmp_path / "absent"), str(tmp_path / "out")]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
