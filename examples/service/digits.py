@@ -22,6 +22,10 @@ def network(width=32, dropout=0.2):
 
 
 class Digits(ConvnetTrainer):
+    def define_data_attr(self):
+        # How a picture becomes an input, and what comes out: for predict, trace, serve and the queue.
+        self.input_spec = {"mode": "L", "size": [8, 8], "classes": list("0123456789")}
+
     def get_trainloader(self):
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
