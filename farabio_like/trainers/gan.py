@@ -82,6 +82,7 @@ class GanTrainer(ReadyMadeTrainer):
     """
 
     OPTIONS: ClassVar[dict[str, Allowed]] = OPTIONS
+    SEVERAL_NETWORKS: ClassVar[bool] = True
 
     _lr: Any = 2e-4
     _betas = (0.5, 0.999)  # of Adam
