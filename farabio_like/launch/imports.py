@@ -47,11 +47,10 @@ class Sources:
             text = str(folder.resolve())
             sys.path[:] = [text, *(entry for entry in sys.path if entry != text)]
         for name, module in list(sys.modules.items()):
-            home = self.home_of(name.partition(".")[0])
             file = getattr(module, "__file__", None)
-            if home is None or not isinstance(file, str) or installed(Path(file)):
+            if self.home_of(name.partition(".")[0]) is None or not isinstance(file, str) or installed(Path(file)):
                 continue
-            if not Path(file).resolve().is_relative_to(home.resolve()):
+            if not self.has(name, Path(file)):
                 del sys.modules[name]
         importlib.invalidate_caches()
 
@@ -61,6 +60,16 @@ class Sources:
             return None
         here = (f"{root}.py", f"{root}/__init__.py")
         return next((folder for folder in self.folders for name in here if (folder / name).is_file()), None)
+
+    def has(self, name: str, file: Path) -> bool:
+        """Return whether the file of a module is in the folder that the user's module of this name comes from."""
+        root = name.partition(".")[0]
+        home = self.home_of(root)
+        if home is None:
+            return False
+        # Not anywhere below the folder: the folders of runs are, with other versions of the same modules.
+        file = file.resolve()
+        return file == (home / f"{root}.py").resolve() or file.is_relative_to((home / root).resolve())
 
     def may_import(self, name: str) -> bool:
         """Return whether a module is trusted: torch, torchvision, ours, the user's, and those that are allowed."""

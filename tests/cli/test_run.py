@@ -102,10 +102,8 @@ def test_a_name_is_taken_once_and_goes_on_with_resume(command):
     status, output, error = command("run", "c.yml", "--name", "first")
     assert status == 2 and output == ""
     where = os.path.join("runs", "Line", "first")
-    assert (
-        error
-        == f"farabio-like: {where} is there already. To go on with it: --resume. For another run: another --name.\n"
-    )
+    said = "is there already. To go on with it: --resume. For another run: another --name."
+    assert error == f"farabio-like: {where} {said}\n"
     assert command("run", "c.yml", "--name", "first", "--resume", "settings.num_epochs=5")[0] == 0
     assert [entry["epoch"] for entry in reader.read("runs/Line/first").history] == [1, 2, 3, 4, 5]
     assert [path.name for path in Path("runs/Line").iterdir()] == ["first"]
@@ -139,7 +137,7 @@ def test_dry_run_checks_prints_and_writes_nothing(command):
         (["run", "c.yml", "settings.num_epoch=1"], "Did you mean 'settings.num_epochs'?"),
         (["run", "c.yml", "--nam", "x"], "farabio-like run: No such option: --nam"),
         (["run", "line.py"], "farabio-like: line.py ends in '.py'; expected one of .yaml, .yml, .json."),
-        (["run", "runs"], "farabio-like: runs ends in ''; expected one of .yaml, .yml, .json."),
+        (["run", "runs"], "farabio-like: runs: No such file or directory"),
         (["run", "."], "farabio-like: . is no folder of a run that a configuration has started: it has no run.yaml."),
         (["run", "c.yml", "--allow", "x y"], "farabio-like: --allow 'x y' is no name of a module"),
         (["run", "c.yml", "+settings.monitor=accuracy"], "farabio-like: "),
@@ -198,9 +196,8 @@ def test_the_example_in_an_empty_folder(command):
 
 @pytest.mark.slow
 def test_ctrl_c_is_status_130_and_the_run_goes_on():
-    Path("line.py").write_text(
-        TRAINER + "\n    def on_end_training_batch(self):\n        __import__('time').sleep(0.02)\n"
-    )
+    slow = "\n    def on_end_training_batch(self):\n        __import__('time').sleep(0.02)\n"
+    Path("line.py").write_text(TRAINER + slow)
     arguments = [sys.executable, "-m", "farabio_like", "run", "c.yml", "--name", "a", "settings.num_epochs=3000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
