@@ -61,6 +61,7 @@ def load(*files: _PATH, overrides: Sequence[str] = ()) -> Any:
 
 def read(*files: _PATH, overrides: Sequence[str] = ()) -> tuple[Any, Places, Any]:
     """Do what `load` does; return also the places of the values, and what is written there, not interpolated."""
+    needs("omegaconf", "a configuration file", extra="cli")
     from omegaconf import OmegaConf
 
     from .overrides import apply
@@ -83,7 +84,6 @@ def read(*files: _PATH, overrides: Sequence[str] = ()) -> tuple[Any, Places, Any
 
 
 def _read_one(path: Path) -> tuple[Any, Mapping[Any, int]]:
-    needs("omegaconf", "a configuration file", extra="cli")
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     parse = _parser(path)

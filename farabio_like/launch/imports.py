@@ -58,8 +58,9 @@ class Sources:
         """Return the folder that has a module of the user's, None for any other module."""
         if root in (*TRUSTED, "__main__") or root in sys.stdlib_module_names:
             return None
-        here = (f"{root}.py", f"{root}/__init__.py")
-        return next((folder for folder in self.folders for name in here if (folder / name).is_file()), None)
+        return next(
+            (each for each in self.folders if (each / f"{root}.py").is_file() or _is_package(each / root)), None
+        )
 
     def has(self, name: str, file: Path) -> bool:
         """Return whether the file of a module is in the folder that the user's module of this name comes from."""
@@ -124,7 +125,10 @@ class Sources:
             raise ConfigError(
                 f"{where}: there is no file {file!r} beside the configuration.{closest(file, there)}{looked}"
             )
-        return ".".join(Path(file).with_suffix("").parts)
+        parts = Path(file).with_suffix("").parts
+        if parts[0] in sys.stdlib_module_names:
+            raise ConfigError(f"{where}: {file} has the name of a module of Python's own: give it another one.")
+        return ".".join(parts)
 
     def _walk(self, path: str, where: str, text: str) -> Any:
         """Import the module that a path begins with, and go from there."""
@@ -167,6 +171,10 @@ class Sources:
                     f"{where}: there is no module {name}. Put {name}.py beside the configuration, or install it."
                 ) from error
             raise ConfigError(f"{where}: {_line_of(error)}{error}.") from error
+
+
+def _is_package(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("*.py"))  # also one without __init__.py
 
 
 def _is_bound(found: Any) -> bool:

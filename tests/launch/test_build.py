@@ -320,3 +320,22 @@ def test_a_folder_of_a_script_s_run_cannot_be_run():
     Path("runs/x").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is no folder of a run that a configuration has started"):
         build("runs/x")
+
+
+def test_a_folder_beside_the_configuration():
+    Path("parts").mkdir()
+    Path("parts/line.py").write_text(TRAINER)
+    write(CONFIG.replace("line.py:Line", "parts/line.py:Line").replace("line.Net", "parts.line.Net"))
+    assert type(build("c.yml")).__module__ == "parts.line"
+    Path("code.py").write_text(TRAINER)
+    write(CONFIG.replace("line.py:Line", "code.py:Line"))
+    assert "c.yml:2: code.py has the name of a module of Python's own" in refused()
+
+
+def test_two_folders_with_files_of_the_same_names():
+    for name, width in (("one", 2), ("two", 3)):
+        Path(name).mkdir()
+        Path(name, "line.py").write_text(TRAINER.replace("nn.Linear(3, width)", f"nn.Linear(3, {width})"))
+        Path(name, "c.yml").write_text(CONFIG)
+    widths = [build(f"{name}/c.yml").model.layers[0].out_features for name in ("one", "two", "one")]
+    assert widths == [2, 3, 2]
