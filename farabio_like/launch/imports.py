@@ -173,8 +173,9 @@ class Sources:
             raise ConfigError(f"{where}: {_line_of(error)}{error}.") from error
 
 
-def _is_package(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("*.py"))  # also one without __init__.py
+def _has_module(folder: Path, name: str) -> bool:
+    package = folder / name  # also one without __init__.py
+    return (folder / f"{name}.py").is_file() or (package.is_dir() and any(package.glob("*.py")))
 
 
 def _is_bound(found: Any) -> bool:
