@@ -191,6 +191,7 @@ def test_train_mode_draws_and_batch_norm_takes_no_single_sample(form, folder):
     assert found.is_same and list(found.differences.left_out) == [1]
     assert torch.equal(model[2].running_mean, before)
     program, _ = load(found.path, form)
+    assert torch.equal(dict(program.named_buffers())["2.running_mean"], before)
     assert not torch.equal(program(IMAGES), program(IMAGES))
     program(IMAGES).sum().backward()
     assert all(parameter.grad is not None for parameter in program.parameters())
