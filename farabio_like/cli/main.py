@@ -31,6 +31,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "run": Command(
+        "Train and test what configuration files describe, or repeat a run.",
+        "farabio-like run digits.yml settings.num_epochs=3",
+    ),
+    "test": Command("Test a run again, with the code in its folder.", "farabio-like test runs/Digits/1"),
+    "average": Command(
+        "Write the mean of the weights of several checkpoints.", "farabio-like average runs/Digits/1 --last 3"
+    ),
     "predict": Command(
         "Predict for pictures and arrays, into a table or a folder.",
         "farabio-like predict runs/Digits/1 pictures -o predictions",
