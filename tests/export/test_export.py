@@ -319,3 +319,15 @@ def test_differences():
     assert np.isnan(difference([one], [one[:2]])) and np.isnan(difference([one.long()], [one]))
     assert difference([one], [torch.zeros(4)]) == float("inf")
     assert json.dumps(difference([], [])) == "0.0"
+
+
+def test_a_model_that_is_not_called_is_no_part_of_the_file(folder):
+    class Adversarial(Tiny):
+        def build_model(self):
+            self.model = {"generator": nn.Linear(3, 2), "discriminator": nn.Linear(2, 1)}
+
+        def forward(self):
+            return self.model["generator"](self.inputs)
+
+    program, _ = load(export(Adversarial(), folder / "a.pth").path)
+    assert [tuple(parameter.shape) for parameter in program.parameters()] == [(2, 3), (2,)]
