@@ -192,7 +192,7 @@ class TrainedModel:
             raise DataError(f"{name} is empty.")
         if len(tensors) == 1 and "" in tensors and (pictures := self._pictures(value, name)) is not None:
             return pictures
-        example = self._shapes()
+        example = self.input_shapes()
         if example is None or len(example) != len(tensors):
             sizes = {len(t) for t in tensors.values() if t.ndim > 0}
             if len(sizes) != 1:
@@ -238,8 +238,12 @@ class TrainedModel:
             "height x width x channels, or several of them. An input of the model has floating-point numbers."
         )
 
-    def _shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
-        """Return shape and type of each tensor of an input, None where they are not known."""
+    def input_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
+        """Return shape and type of each tensor of an input, without a batch, None where they are not known.
+
+        Where the description has no size, height and width are 1; by a trainer's loaders they are those of their first
+        batch.
+        """
         if self._example is not None:
             return self._example
         spec = self.description.input

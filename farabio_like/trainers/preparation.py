@@ -1,7 +1,7 @@
 """How the data sets of a ready-made trainer make inputs of pictures, where that can be known: as an ``input_spec``.
 
-Known are `ImageMaskFolder`, `PairedImages` and those of torchvision, with the transforms of torchvision whose numbers `InputSpec` gives
-to the last bit. A transform of one's own, and one that resizes tensors, tell nothing.
+Known are `ImageMaskFolder`, `PairedImages` and those of torchvision, with the transforms of torchvision whose numbers
+`InputSpec` gives to the last bit. A transform of one's own, and one that resizes tensors, tell nothing.
 """
 
 from __future__ import annotations
