@@ -19,7 +19,7 @@ from .. import components
 from ..callbacks.metric import MetricCallback
 from ..checkpoint import plain
 from ..config.allowed import Allowed, anything, path, positive, whole
-from ..config.config import Config
+from ..config.config import Config, to_dict
 from ..config.settings import DEFINITIONS
 from ..data.image_files import read_image, with_channels
 from ..data.output_spec import OutputSpec
@@ -277,6 +277,7 @@ class ReadyMadeTrainer(ConvnetTrainer):
 
     def _described(self, given: Any) -> Any:
         """Return the ``input_spec`` with what the trainer knows of it; what the user says counts."""
+        given = to_dict(given) if isinstance(given, Config) else given
         if given is not None and not isinstance(given, Mapping):
             return given  # what is wrong with it is said before the run
         given = dict(given or {})

@@ -221,6 +221,10 @@ class SuperResolutionTrainer(GanTrainer):
                 return next(iter(callback.announces() or {}), None)
         return None
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are images."""
+        return {"output": "images"}
+
     def loader_batch_size(self, name: str) -> int:
         """Return the batch size; in evaluation each process gets one image, for they may have different sizes."""
         return self._batch_size if name == "train" else distributed.world_size()
