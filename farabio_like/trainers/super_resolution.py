@@ -279,7 +279,7 @@ class SuperResolutionTrainer(GanTrainer):
 
     def generate(self) -> Any:
         """Return what the generator makes of the images of low resolution."""
-        return self._generated(self.inputs)
+        return self.forward()
 
     def check_outputs(self) -> None:
         """Raise a HookError where outputs and images of high resolution differ in size."""
@@ -303,9 +303,9 @@ class SuperResolutionTrainer(GanTrainer):
 
     def predict_whole(self, images: Tensor) -> Tensor:
         """Return what the generator makes of whole images, in tiles where they are large."""
-        if self._tile is None or max(images.shape[-2:]) <= self._tile:
-            return self._generated(images)
         network = components.unwrap(gan_sides.network(self, "generator", "predict_whole"))
+        if self._tile is None or max(images.shape[-2:]) <= self._tile:
+            return network(images)
         return upscale(network, images, self._tile, self._overlap, channels=images.shape[1])
 
 
