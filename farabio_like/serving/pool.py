@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import pickle
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -207,7 +208,7 @@ class Pool:
         self._jobs: set[Job] = set()
         self._set_up: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._free: dict[Worker, None] = {}  # the one that has been free for longest comes first
+        self._free: dict[Worker, float] = {}  # since when; the one that has been free for longest comes first
         self._is_free = asyncio.Event()
 
     @property
@@ -283,7 +284,7 @@ class Pool:
             self.arrays = await worker.start()
             self._set_up.add(worker.index)
             while True:
-                self._free[worker] = None
+                self._free[worker] = time.monotonic()
                 self._is_free.set()
                 self._take(worker, await worker.results())
         except EOFError:
@@ -303,7 +304,7 @@ class Pool:
         """Give batches to workers that are free, whichever comes first."""
         while True:
             await self._until_free()
-            batch = await self.waiting.batch()
+            batch = await self.waiting.batch(next(iter(self._free.values())))
             await self._until_free()  # the free one may have died meanwhile
             worker = next(iter(self._free))
             try:
