@@ -126,7 +126,7 @@ class Waiting:
         """Return the requests that wait."""
         return [*self._jobs, *(part.job for part in self._alone)]
 
-    async def batch(self, free_since: float) -> list[Slice]:
+    async def batch(self, free_since: float, way: float) -> list[Slice]:
         """Wait for a batch: full, or what there is when the oldest request has waited for the timeout.
 
         Parameters
@@ -134,6 +134,8 @@ class Waiting:
         free_since : float
             When the worker that gets it became free, by ``time.monotonic()``: for a request that comes soon after, the
             timeout counts from there. Who asks again and again is not kept longer than the timeout each time.
+        way : float
+            Seconds that a batch takes to the worker; it leaves so much earlier.
         """
         while True:
             if self._alone:
@@ -143,7 +145,7 @@ class Waiting:
             if self._jobs:
                 arrived = next(iter(self._jobs)).arrived
                 begun = free_since if free_since <= arrived < free_since + self.timeout else arrived
-                left = begun + self.timeout - RESOLUTION - time.monotonic()
+                left = begun + self.timeout - way - RESOLUTION - time.monotonic()
                 if self.count >= self.max_batch or left <= 0:
                     return self._take()
             await self._news_or(left)

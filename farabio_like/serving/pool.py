@@ -26,6 +26,7 @@ from .settings import ServeSettings
 from .worker import LENGTH, Item, Result, framed, work
 
 MOST_RESTARTS = 5  # in a row, with no batch answered in between
+LONGEST_WAY = 0.002  # seconds by which a batch leaves earlier, so that it is there in time
 PATIENCE = 5.0  # seconds for a worker to end when it is told to
 
 
@@ -52,10 +53,13 @@ class Worker:
         self.ready = False
         self.late = False  # ended by us: the batch took too long
         self.batch: list[Slice] = []
+        self.free_since = 0.0  # by the clock of all processes, time.monotonic()
+        self.way = 0.0  # seconds that the last batch took to arrive
         self.deaths = 0  # in a row
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0.0
 
     async def start(self) -> tuple[int | None, bool]:
         """Start the process, wait until its predictor has set up, and return which arrays it takes.
@@ -92,7 +96,7 @@ class Worker:
         """Give a batch to the process; `results` returns what it says to it."""
         assert self._writer is not None
         message = framed([part.items for part in batch])
-        self.batch = batch
+        self.batch, self._sent = batch, time.monotonic()
         self._writer.write(message)
         self._time()
 
@@ -110,7 +114,9 @@ class Worker:
         finally:
             if self._timer:
                 self._timer.cancel()
-        return message[1]
+        _, results, came, self.free_since = message
+        self.way = min(max(came - self._sent, 0.0), LONGEST_WAY)
+        return results
 
     def _time(self) -> None:
         if self._timer:
@@ -208,7 +214,7 @@ class Pool:
         self._jobs: set[Job] = set()
         self._set_up: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._free: dict[Worker, float] = {}  # since when; the one that has been free for longest comes first
+        self._free: dict[Worker, None] = {}  # the one that has been free for longest comes first
         self._is_free = asyncio.Event()
 
     @property
@@ -284,7 +290,7 @@ class Pool:
             self.arrays = await worker.start()
             self._set_up.add(worker.index)
             while True:
-                self._free[worker] = time.monotonic()
+                self._free[worker] = None
                 self._is_free.set()
                 self._take(worker, await worker.results())
         except EOFError:
@@ -304,7 +310,8 @@ class Pool:
         """Give batches to workers that are free, whichever comes first."""
         while True:
             await self._until_free()
-            batch = await self.waiting.batch(next(iter(self._free.values())))
+            first = next(iter(self._free))
+            batch = await self.waiting.batch(first.free_since, first.way)
             await self._until_free()  # the free one may have died meanwhile
             worker = next(iter(self._free))
             try:
