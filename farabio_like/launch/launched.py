@@ -42,6 +42,7 @@ class FromPlan(Launched):
         """Set settings, callbacks and loggers."""
         for name, value in self.plan.settings.items():
             setattr(trainer, name, value)
+        # Several processes, which have not met yet, would draw several.
         if trainer._seed is None and distributed.world_size() == 1:
             trainer._seed = random.SystemRandom().randrange(1 << 31)  # written down, so that the run can be repeated
             self.plan.settings["_seed"] = trainer._seed

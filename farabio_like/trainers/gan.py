@@ -84,6 +84,7 @@ class GanTrainer(ReadyMadeTrainer):
     OPTIONS: ClassVar[dict[str, Allowed]] = OPTIONS
 
     _lr: Any = 2e-4
+    _betas = (0.5, 0.999)  # of Adam
     _batch_size: int = 64
     _loss: Any = "standard"
     _latent_size: Any = 100
@@ -102,7 +103,7 @@ class GanTrainer(ReadyMadeTrainer):
         problems = [allowed.problem(f"_{name}", getattr(self, f"_{name}")) for name, allowed in self.OPTIONS.items()]
         if any(problems):
             raise ConfigError(f"{type(self).__name__}: {next(filter(None, problems))}")
-        gan_sides.check(self)
+        self.check_networks()
         if self.criterion is None:
             self.criterion = self.build_criterion()
 
@@ -140,7 +141,7 @@ class GanTrainer(ReadyMadeTrainer):
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
             make = makes[key] if isinstance(makes, Mapping) else makes
             lr = rates[key] if isinstance(rates, Mapping) else rates
-            found[key] = torch.optim.Adam(parameters, lr, (0.5, 0.999)) if make is None else make(parameters)
+            found[key] = torch.optim.Adam(parameters, lr, self._betas) if make is None else make(parameters)
         return found
 
     def build_scheduler(self) -> Any:
@@ -161,6 +162,10 @@ class GanTrainer(ReadyMadeTrainer):
     def best_by(self) -> str | None:
         """Return None: the losses of a GAN do not tell which epoch is best."""
         return None
+
+    def check_networks(self) -> None:
+        """Raise a ConfigError where one side has no network or no optimizer. Called by the constructor."""
+        gan_sides.check(self)
 
     # ---------------------------------------------------------------- one batch
 
