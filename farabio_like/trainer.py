@@ -145,12 +145,13 @@ class ConvnetTrainer(Settings):
 
     def __init__(self, config: Any = None) -> None:
         hooks.check_signatures(self)
-        self._run_state = run_state.RunState()
+        self._run_state = run_state.RunState(**vars(self).pop("_from_launch", {}))
         self.config = Config(config)
         ConvnetTrainer.default_attr(self)
         if not hooks.is_default(self, "default_attr"):
             self.default_attr()
         self.init_attr()
+        self._run_state.launched.settle(self)
         setting_checks.check_settings(self)
         self._run_state.console.verbose = self._verbose
         hooks.warn_misspelt_settings(self, SETTINGS)
@@ -163,10 +164,12 @@ class ConvnetTrainer(Settings):
         self.get_testloader()
         rank_loaders.shard_loaders(self)
         resume_data.note_loaders(self)
+        self._run_state.launched.before_build(self)
         if self._data_parallel:
             self.build_parallel_model()
         else:
             self.build_model()
+        self._run_state.launched.after_build(self)
         run_checks.check_model(self)
         compute.prepare_modules(self)
         ddp.replicate(self)

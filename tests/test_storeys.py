@@ -34,7 +34,8 @@ trainers
 launch
 export
 serving pipelines upscale
-cli __main__
+cli
+__main__
 """  # from the ground up; of two names that fit a module the longer counts
 HEIGHT = {name: height for height, line in enumerate(STOREYS.strip().splitlines()) for name in line.split()}
 
@@ -46,10 +47,11 @@ def storey(module):
 
 # Imported where they are used: not there on every machine, or slow to load for who does not need them.
 LATE = """
-PIL jinja2 matplotlib mlflow onnxruntime torchvision tqdm visdom fcntl
+PIL jinja2 matplotlib mlflow omegaconf onnxruntime torchvision tqdm visdom fcntl
 torch.distributed torch.utils.tensorboard
 aio_pika uvloop farabio_like.serving
 farabio_like.plots.picture farabio_like.rundir.config_file farabio_like.rundir.reader farabio_like.metrics.direction
+farabio_like.config.json_text farabio_like.config.overrides farabio_like.config.yaml_text
 """.split()
 
 MOST_FILES = 12  # on the first level
@@ -128,7 +130,7 @@ def test_imports_stand_at_the_head():
 
 def test_only_what_ships_is_looked_up_by_its_name():
     users = {path.relative_to(ROOT).parts[0] for path in FILES if "import_module" in path.read_text(encoding="utf-8")}
-    assert users == {"__init__.py", "callbacks", "cli", "launch", "loggers", "pipelines", "serving"}
+    assert users == {"__init__.py", "callbacks", "cli", "config", "launch", "loggers", "pipelines", "serving"}
 
 
 def test_the_first_level_has_few_files():

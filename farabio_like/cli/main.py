@@ -31,6 +31,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "run": Command(
+        "Train and test what configuration files describe, or repeat a run.",
+        "farabio-like run digits.yml settings.num_epochs=3",
+    ),
+    "test": Command("Test a run again, with the code in its folder.", "farabio-like test runs/Digits/1"),
+    "average": Command(
+        "Write the mean of the weights of several checkpoints.", "farabio-like average runs/Digits/1 --last 3"
+    ),
     "predict": Command(
         "Predict for pictures and arrays, into a table or a folder.",
         "farabio-like predict runs/Digits/1 pictures -o predictions",
@@ -45,8 +53,8 @@ COMMANDS = {
         "Compare runs: best values, settings, curves.",
         "farabio-like compare runs/Digits/1 runs/Digits/2 -o compare.png --metric accuracy",
     ),
-    "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
     "serve": Command("Answer requests with a trained model.", "farabio-like serve runs/Digits/1 --port 8000"),
+    "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
     "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }

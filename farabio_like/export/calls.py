@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 MODES = ("eval", "train")
+SEED = 0  # of the model and of its file: in train mode, dropout draws the same
 
 
 @dataclass
@@ -75,17 +76,30 @@ class Call:
         index = torch.arange(size) % self.batch
         return [tensor[index] if self.has_batch(tensor) else tensor for tensor in self.tensors.values()]
 
-    def run(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the outputs of the module for other tensors, by their place."""
-        return output_leaves(self.wrapped()(*tensors), self)
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the outputs of the module for other tensors; its buffers stay, and random numbers begin at `SEED`."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            try:
+                return self.wrapped()(*tensors)
+            finally:
+                for name, buffer in self.module.named_buffers():  # statistics of batch norm in train mode
+                    buffer.copy_(buffers[name])
 
     def is_plain(self) -> bool:
         """Return whether the module itself takes the tensors, one after the other."""
         return self.method == "forward" and not self.kwargs and all(isinstance(arg, Tensor) for arg in self.args)
 
-    def wrapped(self) -> nn.Module:
-        """Return a module whose forward takes the tensors, one after the other; the module itself where it does."""
-        return self.module if self.is_plain() else Flat(self)
+    def wrapped(self, flat_outputs: bool = False) -> nn.Module:
+        """Return a module whose forward takes the tensors, one after the other; the module itself where it does.
+
+        Parameters
+        ----------
+        flat_outputs : bool
+            Whether it returns the tensors that come out in a tuple, whatever their structure is.
+        """
+        return Flat(self, flat_outputs) if flat_outputs or not self.is_plain() else self.module
 
 
 class Flat(nn.Module):
@@ -95,10 +109,13 @@ class Flat(nn.Module):
     ----------
     call : Call
         Says how they are put together.
+    flat_outputs : bool
+        Whether to return a tuple of tensors, whatever the method returns.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, flat_outputs: bool = False) -> None:
         super().__init__()
+        self.flat_outputs = flat_outputs
         self.model = call.module
         self.method = call.method
         structure = (call.args, call.kwargs)
@@ -110,7 +127,10 @@ class Flat(nn.Module):
         """Return what the method returns."""
         given = {**self.fixed, **dict(zip(self.places, tensors, strict=True))}
         args, kwargs = like(self.structure, given)
-        return getattr(self.model, self.method)(*args, **kwargs)
+        outputs = getattr(self.model, self.method)(*args, **kwargs)
+        if not self.flat_outputs:
+            return outputs
+        return tuple(value for value in leaves(outputs).values() if isinstance(value, Tensor))
 
 
 class _OfTrainer(nn.Module):
@@ -274,6 +294,13 @@ def output_leaves(outputs: Any, call: Call) -> dict[str, Tensor]:
             "tuple, list or dict of tensors."
         )
     return found
+
+
+def structure_of(outputs: Any) -> Any:
+    """Return the structure of outputs in plain data: in the place of each tensor its number, else None."""
+    parts = leaves(outputs)
+    numbers = {place: k for k, place in enumerate(p for p, value in parts.items() if isinstance(value, Tensor))}
+    return like(outputs, {place: numbers.get(place) for place in parts})
 
 
 def real_batch(trainer: ConvnetTrainer, least: int = 2) -> Any:

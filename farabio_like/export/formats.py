@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError, closest
 from ..inference.model import leaves
 from ..packages import needs
-from .calls import Call, quiet
+from .calls import Call, output_leaves, quiet
 
 ABOUT = "farabio_like.json"  # the name under which a file holds what it is
 SUFFIXES = {"jit": ".pth", "export": ".pt2", "onnx": ".onnx"}
@@ -71,7 +71,10 @@ def to_bytes(call: Call, form: str, about: Mapping[str, Any]) -> bytes:
 
 def traced(call: Call) -> Any:
     """Return a module of TorchScript that does what the call does."""
-    module = call.wrapped()
+    outputs = call.run(list(call.tensors.values()))
+    parts = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (list, tuple)) else []
+    # TorchScript has no dicts and lists of different kinds.
+    module = call.wrapped(flat_outputs=not all(isinstance(part, Tensor) for part in parts))
     # Its own check would trace again with one batch, and fears dropout: what counts is compared with other sizes.
     return torch.jit.trace(module, tuple(call.tensors.values()), strict=False, check_trace=False)
 
@@ -96,9 +99,8 @@ def _pt2(program: Any, about: str) -> bytes:
 
 
 def _onnx(call: Call, program: Any, about: str) -> bytes:
-    with torch.no_grad():
-        outputs = leaves(call.wrapped()(*call.tensors.values()))
-    names = ["output"] if len(outputs) == 1 else [f"output_{number}" for number in range(len(outputs))]
+    count = len(output_leaves(call.run(list(call.tensors.values())), call))
+    names = ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
     from tqdm.std import tqdm
 
     interval, tqdm.monitor_interval = tqdm.monitor_interval, 0  # a thread that watches bars would outlive the call

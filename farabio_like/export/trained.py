@@ -5,7 +5,7 @@ Prediction, services and queues all go through it, so that a picture is the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -186,6 +186,7 @@ class TrainedModel:
         DataError
             For another number of dimensions than an input has.
         """
+        value = _with_arrays(value, name)
         tensors = {place: _as_tensor(part, name) for place, part in leaves(value).items()}
         if not tensors:
             raise DataError(f"{name} is empty.")
@@ -294,7 +295,9 @@ class TrainedModel:
             shapes = ", ".join(str(tuple(part.shape)) for part in leaves(batch).values())
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.name} does not take inputs of the shape {shapes}: {said}") from error
-        tensors = {place: tensor.detach().cpu() for place, tensor in leaves(outputs).items()}
+        parts_of = {place: part for place, part in leaves(outputs).items() if isinstance(part, Tensor)}
+        outputs = outputs if len(parts_of) == len(leaves(outputs)) else list(parts_of.values())
+        tensors = {p: part.detach().cpu() for p, part in leaves(outputs).items()}
         for place, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != len(values):
                 raise DataError(
@@ -315,6 +318,11 @@ class TrainedModel:
         device = self._about["device"]
         with torch.no_grad(), quiet():
             outputs = self._program(*(tensor.to(device) for tensor in leaves(batch).values()))
+        if isinstance(self._about.get("outputs"), (dict, list)):  # several, of which some formats keep no names
+            structure, found = self._about["outputs"], list(leaves(outputs).values())
+            numbers = {place: k for place, k in leaves(structure).items() if type(k) is int and 0 <= k < len(found)}
+            places = leaves(structure)
+            outputs = like(structure, {place: found[numbers[place]] if place in numbers else None for place in places})
         return self.description.output.activated(outputs)
 
 
@@ -348,6 +356,20 @@ def _opened(image: Any, most_pixels: int | None) -> Any:
         return image_files.pillow().fromarray(array)
     except TypeError as error:
         raise DataError(f"{name_of(image)} has pixels that Pillow does not know: {error}") from error
+
+
+def _with_arrays(value: Any, name: str) -> Any:
+    """Return numbers in lists as an array; dicts and lists of arrays as they are."""
+    if isinstance(value, Mapping):
+        return {key: _with_arrays(part, name) for key, part in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    if any(isinstance(part, (Tensor, np.ndarray, Mapping)) for part in value):
+        return [_with_arrays(part, name) for part in value]
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name} is a list of lists of different lengths.") from error
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:

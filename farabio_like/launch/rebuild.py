@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import trainers
 from ..checkpoint import access
+from ..config import yaml_text
 from ..errors import ConfigError
-from ..rundir import layout
+from ..rundir import RunDir, layout
 from ..trainer import ConvnetTrainer
-from . import imports
+from .build import build
+from .imports import Sources
 from .trainer_class import trainer_class
 
 LARGEST_CONFIG = 1 << 25  # bytes
 
 
-def rebuild(run_folder: str | os.PathLike[str]) -> ConvnetTrainer:
+def rebuild(
+    run_folder: str | os.PathLike[str], overrides: Sequence[str] = (), allow: Sequence[str] = ()
+) -> ConvnetTrainer:
     """Build the trainer of a run anew, from the copy of its code in the run's folder and from its configuration.
 
-    The weights are those of a new trainer: `ConvnetTrainer.load_model` loads those of the run.
+    The weights are those of a new trainer: ``trainer.load_model(trainer.run_dir / "checkpoints" / "best.ckpt")`` loads
+    those of the run, and ``trainer.test()`` does so by itself. The code in the folder is run: of a stranger's folder,
+    read it first.
 
     Parameters
     ----------
     run_folder : path
+    overrides, allow : sequence of str
+        As for `build`, of a run that a configuration file has started.
 
     Returns
     -------
     ConvnetTrainer
+        With the folder as its ``run_dir``.
 
     Raises
     ------
@@ -39,16 +47,37 @@ def rebuild(run_folder: str | os.PathLike[str]) -> ConvnetTrainer:
         If it is no run folder, or its code is not enough to build the trainer.
     """
     folder = Path(run_folder).expanduser()
-    code = folder / layout.CODE
+    if (folder / layout.LAUNCH).is_file():
+        trainer = build(folder, overrides=overrides, allow=allow)
+    elif overrides:
+        raise ConfigError(
+            f"{folder} has no {layout.LAUNCH}: no configuration file has started it, which overrides change."
+        )
+    else:
+        trainer = _from_script(folder)
+    state = trainer._run_state
+    state.folder = RunDir.at(folder, type(trainer))
+    state.folder.check()
+    trainer.run_dir = state.folder.path
+    return trainer
+
+
+def _from_script(folder: Path) -> ConvnetTrainer:
+    """Build the trainer of a run that a script has started: its class, with the configuration that it had."""
+    code, file = folder / layout.CODE, folder / layout.CONFIG
     try:
-        found = yaml.safe_load(access.read_text(folder / layout.CONFIG, folder, LARGEST_CONFIG))
+        found, _ = yaml_text.parse(access.read_text(file, folder, LARGEST_CONFIG))
     except FileNotFoundError:
         raise ConfigError(f"{folder} is no run folder: it has no {layout.CONFIG}.") from None
-    name: Any = found.get("class")
-    with imports.code_first([code]):
-        where = str(folder / layout.CONFIG)
-        made = trainer_class(f"{_file_with(code, str(name))}:{name}", [code], where)
-        return made(found.get("config"))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}.") from None
+    name: Any = found.get("class") if isinstance(found, dict) else None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(f"{file}: class is {name!r}; expected the name of a trainer.")
+    sources = Sources((code.resolve(),))
+    sources.put_first()
+    made = trainer_class(f"{_file_with(code, name)}:{name}", sources, str(file))
+    return made(found.get("config"))
 
 
 def _file_with(code: Path, name: str) -> str:
@@ -60,7 +89,10 @@ def _file_with(code: Path, name: str) -> str:
         )
     there = []
     for path in sorted(code.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
+            continue
         if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
             there.append(path.relative_to(code).as_posix())
     if len(there) != 1:

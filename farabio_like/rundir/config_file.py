@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..checkpoint.plain import written
+from ..config import yaml_text
 from ..errors import ConfigError, printable
 
 # Of a file that is read; the settings come after the configuration, so these are far beyond any that a run writes.
@@ -20,34 +21,13 @@ MOST_PARTS = 300_000  # keys, values, and both ends of lists and dicts
 DEEPEST = 100  # lists and dicts in one another
 MOST_SHOWN = 1 << 25  # characters: a value comes with its path, so that a small file could ask for a great many
 
-WIDEST = 1 << 30  # characters of a line that is written: none is folded
-# By YAML 1.1, section 5.1.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """Return values as block YAML, in their order; what is no plain data appears as its ``repr``.
 
     A string takes one line, and is one for readers of YAML 1.1 and of 1.2.
     """
-
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    Dumper.add_representer(str, _string)
-    # Without anchors: what `written` returns has no list or dict in it twice.
-    return yaml.dump(written(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=WIDEST)
-
-
-def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        text = repr(text)  # no text: part of a path, say, of bytes that are none
-    if not text.isprintable():
-        style = '"'  # the one with escapes
-    elif text[:1] in "+-.0123456789":
-        style = "'"  # PyYAML quotes what YAML 1.1 takes for a number; 1e-3 and 0o17 are some in 1.2
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+    return yaml_text.dump(written(values))
 
 
 def values(text: str) -> tuple[dict[str, str], list[str]]:
@@ -68,7 +48,7 @@ def values(text: str) -> tuple[dict[str, str], list[str]]:
     if len(text) > LARGEST:
         problems.append(f"it has more than {LARGEST} characters. The rest is left out.")
     # PyYAML would read nothing at all of a text with one character that YAML does not allow.
-    text = _FORBIDDEN.sub("\ufffd", text[:LARGEST])
+    text = yaml_text.FORBIDDEN.sub("\ufffd", text[:LARGEST])
     # The settings come last and say what the numbers mean: damage before them does not hide them.
     settings = re.search("^settings:", text, re.MULTILINE)
     cut = settings.start() if settings is not None else len(text)

@@ -37,6 +37,8 @@ class RunDir:
     logdir : str or Path
     owner : type
         The trainer's class.
+    name : str, optional
+        In place of the number; of a folder that may be there.
 
     Raises
     ------
@@ -44,9 +46,9 @@ class RunDir:
         If the folder cannot be made.
     """
 
-    def __init__(self, logdir: str | Path, owner: type) -> None:
+    def __init__(self, logdir: str | Path, owner: type, name: str | None = None) -> None:
         # Absolute, from each machine's own working folder: a hook may change that.
-        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner)))).absolute()
+        self.path = Path(distributed.from_main(lambda: str(new_folder(logdir, owner, name)))).absolute()
         self.owner = owner
         self._lock: IO[str] | None = None
         self._noted: set[str] = set()

@@ -13,17 +13,19 @@ from pathlib import Path
 
 # In the folder of a run.
 CONFIG = "config.yaml"
+LAUNCH = "run.yaml"  # there where a configuration file has made the trainer
 ENVIRONMENT = "environment.json"
 CODE = "code"  # a folder
 INPUT = "input.json"  # how a picture becomes an input, and what the outputs mean
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"  # a folder
 WEIGHTS = "model.pth"
+AVERAGED = "averaged.pth"
 PLOTS = "plots"  # a folder
 REPORT = "report.html"
 NOTES = "notes.txt"  # there where something could not be said on the terminal
 LOCK = ".lock"  # there while a process trains the run
-FILES = (CONFIG, ENVIRONMENT, METRICS, WEIGHTS, REPORT, LOCK)
+FILES = (CONFIG, LAUNCH, ENVIRONMENT, METRICS, WEIGHTS, REPORT, LOCK)
 
 # In the folder of its checkpoints.
 LAST, BEST, CRASH, INDEX = "last.ckpt", "best.ckpt", "crash.ckpt", "index.json"

@@ -9,11 +9,14 @@ from ..errors import ConfigError
 from . import layout
 
 
-def new_folder(logdir: str | Path, owner: type) -> Path:
-    """Make the folder of the next run of a trainer's class."""
+def new_folder(logdir: str | Path, owner: type, name: str | None = None) -> Path:
+    """Make the folder of the next run of a trainer's class; one with a name may be there."""
     parent = layout.class_folder(logdir, owner)
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            (parent / name).mkdir(exist_ok=True)
+            return parent / name
         number = max((int(folder.name) for folder in layout.folders_of(logdir, owner)), default=0) + 1
         while True:
             try:

@@ -105,7 +105,7 @@ class Waiting:
         self._news.set()
 
     def add_alone(self, part: Slice) -> None:
-        """Let items go next, in a batch of their own: a worker died with them and with others."""
+        """Let items go next, in a batch of their own: they were in one that could not be answered."""
         self._alone.append(part)
         self.count += len(part)
         self._news.set()
@@ -115,7 +115,7 @@ class Waiting:
         if job in self._jobs:
             del self._jobs[job]
             self.count -= len(job.items) - job.taken
-        if job.deaths:
+        if self._alone:
             kept = deque(part for part in self._alone if part.job is not job)
             self.count -= sum(map(len, self._alone)) - sum(map(len, kept))
             self._alone = kept

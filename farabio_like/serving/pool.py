@@ -73,9 +73,12 @@ class Worker:
         self.process = context().Process(
             target=work, args=arguments, name=f"farabio-like-worker-{self.index}", daemon=True
         )
+        starting = asyncio.get_running_loop().run_in_executor(None, self.process.start)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self.process.start)
+            await asyncio.shield(starting)
         finally:
+            if not starting.done():  # cancelled: a process that is being made cannot be left alone
+                await asyncio.wait({starting})
             theirs.close()
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**20)
         kind, what = await self._receive()
@@ -87,8 +90,9 @@ class Worker:
     def send(self, batch: list[Slice]) -> None:
         """Give a batch to the process; `results` returns what it says to it."""
         assert self._writer is not None
+        message = framed([part.items for part in batch])
         self.batch = batch
-        self._writer.write(framed([part.items for part in batch]))
+        self._writer.write(message)
         self._time()
 
     async def results(self) -> list[list[Result]]:
@@ -220,6 +224,7 @@ class Pool:
         """Start the workers; `ready` and `failure` say how it went."""
         self._tasks = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
         self._tasks.append(asyncio.create_task(self._share_out()))
+        self._tasks[-1].add_done_callback(self.fail_with)
 
     def submit(self, items: list[Item]) -> Job:
         """Take a request; its results are in ``job.done``.
@@ -301,8 +306,22 @@ class Pool:
             batch = await self.waiting.batch()
             await self._until_free()  # the free one may have died meanwhile
             worker = next(iter(self._free))
-            del self._free[worker]
-            worker.send(batch)
+            try:
+                worker.send(batch)
+            except (RecursionError, MemoryError):
+                self._sort_out(batch)
+            else:
+                del self._free[worker]
+
+    def _sort_out(self, batch: list[Slice]) -> None:
+        """Refuse the requests that cannot be sent to a worker, and let the others of a batch go alone."""
+        for part in batch:
+            try:
+                framed([part.items])
+            except (RecursionError, MemoryError):
+                part.job.refuse(422, "the input is nested too deeply, or too large")
+            else:
+                self.waiting.add_alone(part)
 
     async def _until_free(self) -> None:
         while not self._free:

@@ -17,6 +17,7 @@ from ..metrics.running import RunningMeans
 from ..optim.schedules import Schedules
 from ..plots.painter import Painter
 from ..resume.restore import Resumption
+from .launched import Launched
 from .progress import Progress
 from .put_off import PutOff
 from .requests import Requests
@@ -46,6 +47,7 @@ class RunState:
 
     IN_CHECKPOINTS: ClassVar[tuple[str, ...]] = ("history", "progress", "best", "trained", "loaded", "weights")
 
+    launched: Launched = field(default_factory=Launched)
     console: Console = field(default_factory=Console)
     pictures: Painter = field(default_factory=Painter)
     folder: RunDir | None = None

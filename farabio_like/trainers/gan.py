@@ -1,7 +1,7 @@
 """`GanTrainer`: generators and discriminators that learn from each other.
 
-The losses are in `losses.adversarial`; which networks are whose, and how a side is left alone, in `gan_sides`;
-averages, pictures and the warning in `gan_callbacks`.
+The losses are in `losses.adversarial`; which networks are whose, and how a side is left alone, in `gan_sides`; the
+values of options in `gan_options`; averages, pictures and the warning in `gan_callbacks`.
 """
 
 from __future__ import annotations
@@ -12,29 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config.allowed import Allowed, flag, one_of, positive, whole
+from ..config.allowed import Allowed
 from ..errors import ConfigError, HookError
 from ..losses import AdversarialLoss, gradient_penalty, r1_penalty
 from ..optim import steps
 from . import gan_sides
 from .gan_callbacks import Balance, GeneratorEMA, SampleImages
-from .ready_made import ReadyMadeTrainer, part_of_one, several
-
-
-def _number(of: str, example: float) -> Allowed:
-    return Allowed(
-        f"{of}, a number from 0 up", lambda value: type(value) in (int, float) and 0 <= value < float("inf"), example
-    )
-
-
-def _per_network(allowed: Allowed) -> Allowed:
-    """Return what allows a value for all networks, or a dict with one for each."""
-
-    def holds(value: Any) -> bool:
-        parts = value.values() if isinstance(value, Mapping) else (value,)
-        return all(part is not None and allowed.holds(part) for part in parts)
-
-    return Allowed(f"{allowed.expected}, or a dict of them by network", holds, allowed.example)
+from .gan_options import OPTIONS
+from .ready_made import ReadyMadeTrainer
 
 
 class GanTrainer(ReadyMadeTrainer):
@@ -79,11 +64,12 @@ class GanTrainer(ReadyMadeTrainer):
         ``lr`` (0.0002; a dict for each network its own), ``batch_size`` (64, of all ranks together), ``num_workers``
         (0); ``latent_size`` (100, or the shape of a noise vector); ``conditional`` (both networks get the labels as a
         second argument); ``d_steps``, ``g_steps`` (1); ``d_statistics`` (False); ``smoothing`` (0, of the label of real
-        images); ``noise`` (0, the standard deviation of noise on what a discriminator sees: Sonderby et al., "Amortised
-        MAP Inference for Image Super-resolution", ICLR 2017); ``gradient_penalty`` (None, ``"wgan-gp"`` or ``"r1"``)
-        and ``penalty_weight`` (10); ``ema_decay`` (None; the averages of the generators' weights are evaluated, drawn
-        and in ``model.pth``); ``samples`` (64, images of the grid of every epoch). In a subclass they are attributes
-        with an underscore: ``self._d_steps = 5``. And every setting without its underscore: ``num_epochs=20``.
+        images); ``image_noise`` (0, the standard deviation of noise on what a discriminator sees: Sonderby et al.,
+        "Amortised MAP Inference for Image Super-resolution", ICLR 2017); ``gradient_penalty`` (None, ``"wgan-gp"`` or
+        ``"r1"``) and ``penalty_weight`` (10); ``ema_decay`` (None; the averages of the generators' weights are
+        evaluated, drawn and in ``model.pth``); ``samples`` (64, images of the grid of every epoch). In a subclass they
+        are attributes with an underscore: ``self._d_steps = 5``. And every setting without its underscore:
+        ``num_epochs=20``.
 
     Raises
     ------
@@ -95,25 +81,10 @@ class GanTrainer(ReadyMadeTrainer):
     ``GanTrainer(model={"generator": g, "discriminator": d}, train=images, loss="hinge", ema_decay=0.999).train()``
     """
 
-    OPTIONS: ClassVar[dict[str, Allowed]] = {
-        "lr": _per_network(positive(example=2e-4)),
-        "batch_size": whole(1, example=64),
-        "num_workers": whole(0, example=2),
-        "loss": Allowed("the name of a loss, or an AdversarialLoss", lambda v: isinstance(v, str) or callable(v)),
-        "latent_size": several("numbers", 1, 100, alone=True),
-        "conditional": flag(),
-        "d_steps": whole(1, example=1),
-        "g_steps": whole(1, example=1),
-        "d_statistics": flag(),
-        "smoothing": part_of_one("the label"),
-        "noise": _number("a standard deviation", 0.1),
-        "gradient_penalty": one_of(None, "wgan-gp", "r1"),
-        "penalty_weight": _number("a weight", 10.0),
-        "ema_decay": Allowed("None, or from 0 to below 1", lambda v: v is None or part_of_one("").holds(v), 0.999),
-        "samples": whole(0, example=64),
-    }
+    OPTIONS: ClassVar[dict[str, Allowed]] = OPTIONS
 
     _lr: Any = 2e-4
+    _betas = (0.5, 0.999)  # of Adam
     _batch_size: int = 64
     _loss: Any = "standard"
     _latent_size: Any = 100
@@ -121,7 +92,7 @@ class GanTrainer(ReadyMadeTrainer):
     _d_steps: int = 1
     _g_steps: int = 1
     _d_statistics: bool = False
-    _noise: float = 0.0
+    _image_noise: float = 0.0
     _gradient_penalty: str | None = None
     _penalty_weight: float = 10.0
     _ema_decay: float | None = None
@@ -129,13 +100,12 @@ class GanTrainer(ReadyMadeTrainer):
 
     def __init__(self, config: Any = None, **parts: Any) -> None:
         super().__init__(config, **parts)
+        problems = [allowed.problem(f"_{name}", getattr(self, f"_{name}")) for name, allowed in self.OPTIONS.items()]
+        if any(problems):
+            raise ConfigError(f"{type(self).__name__}: {next(filter(None, problems))}")
+        self.check_networks()
         if self.criterion is None:
             self.criterion = self.build_criterion()
-        for name, allowed in self.OPTIONS.items():
-            problem = allowed.problem(f"_{name}", getattr(self, f"_{name}"))
-            if problem is not None:
-                raise ConfigError(f"{type(self).__name__}: {problem}")
-        gan_sides.check(self)
 
     def _take_options(self, config: Any, options: dict[str, Any]) -> dict[str, Any]:
         given = super()._take_options(config, options)
@@ -171,7 +141,7 @@ class GanTrainer(ReadyMadeTrainer):
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
             make = makes[key] if isinstance(makes, Mapping) else makes
             lr = rates[key] if isinstance(rates, Mapping) else rates
-            found[key] = torch.optim.Adam(parameters, lr, (0.5, 0.999)) if make is None else make(parameters)
+            found[key] = torch.optim.Adam(parameters, lr, self._betas) if make is None else make(parameters)
         return found
 
     def build_scheduler(self) -> Any:
@@ -193,6 +163,10 @@ class GanTrainer(ReadyMadeTrainer):
         """Return None: the losses of a GAN do not tell which epoch is best."""
         return None
 
+    def check_networks(self) -> None:
+        """Raise a ConfigError where one side has no network or no optimizer. Called by the constructor."""
+        gan_sides.check(self)
+
     # ---------------------------------------------------------------- one batch
 
     def training_step(self) -> None:
@@ -206,7 +180,7 @@ class GanTrainer(ReadyMadeTrainer):
         with gan_sides.discriminators_learn(self):
             self.discriminator_zero_grad()
             with self.autocast():
-                self._note("loss_d", self.discriminator_loss())
+                _note(self, "loss_d", self.discriminator_loss())
             self.discriminator_backward()
             self.discriminator_optim_step()
 
@@ -221,7 +195,8 @@ class GanTrainer(ReadyMadeTrainer):
             fake = self.generate()
         loss = self.criterion.discriminator(self.discriminate(real), self.discriminate(fake))
         if self._gradient_penalty is not None and torch.is_grad_enabled():
-            loss = loss + self.penalty(real, fake)
+            penalty = self.batch_metrics["penalty"] = self.discriminator_penalty(real, fake)
+            loss = loss + penalty
         return loss
 
     def discriminator_backward(self) -> None:
@@ -237,7 +212,7 @@ class GanTrainer(ReadyMadeTrainer):
         with gan_sides.generators_learn(self, self._d_statistics):
             self.generator_zero_grad()
             with self.autocast():
-                self._note("loss_g", self.generator_loss())
+                _note(self, "loss_g", self.generator_loss())
             self.generator_backward()
             self.generator_optim_step()
 
@@ -265,58 +240,60 @@ class GanTrainer(ReadyMadeTrainer):
         """Return the real images of the batch: its inputs."""
         return self.inputs
 
-    def noise(self, count: int) -> Tensor:
-        """Return noise vectors for a generator, `count` x ``_latent_size``, normally distributed."""
+    def sample_noise(self, count: int) -> Tensor:
+        """Return noise for a generator, `count` x ``_latent_size``, normally distributed."""
         size = (self._latent_size,) if isinstance(self._latent_size, int) else self._latent_size
         return torch.randn(count, *size, device=self.device)
 
     def generate(self) -> Any:
         """Return generated images, as many as the batch has: of noise, and of the labels where ``_conditional``."""
-        return self._generated(self.noise(len(self.real_images())))
+        return _made_of(self, self.sample_noise(len(self.real_images())))
 
     def discriminate(self, images: Any) -> Any:
-        """Return the discriminator's logits, with ``_noise`` added to the images before."""
-        if self._noise:
-            images = images + self._noise * torch.randn_like(images)
-        return gan_sides.network(self, "discriminator", "discriminate")(images, *self._labels())
+        """Return the discriminator's logits, with ``_image_noise`` added to the images before."""
+        if self._image_noise:
+            images = images + self._image_noise * torch.randn_like(images)
+        return gan_sides.network(self, "discriminator", "discriminate")(images, *_labels(self))
 
-    def penalty(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the weighted gradient penalty, computed in full precision; it is recorded as ``penalty``."""
+    def discriminator_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the weighted penalty of the discriminator's gradient, computed in full precision."""
         with torch.autocast(self.device.type, enabled=False):
             if self._gradient_penalty == "r1":
-                found = r1_penalty(self.discriminate, real.float())
-            else:
-                found = gradient_penalty(self.discriminate, real.float(), fake.float())
-        found = self.batch_metrics["penalty"] = self._penalty_weight * found
-        return found
+                return self._penalty_weight * r1_penalty(self.discriminate, real.float())
+            return self._penalty_weight * gradient_penalty(self.discriminate, real.float(), fake.float())
 
     def forward(self) -> Any:
         """Return what the generator makes of ``self.inputs``, noise say: what `predict` gives."""
-        return self._generated(self.inputs)
-
-    def _generated(self, inputs: Any) -> Any:
-        outputs = gan_sides.network(self, "generator", "generate")(inputs, *self._labels())
-        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-
-    def _labels(self) -> tuple[Any, ...]:
-        return (self.targets,) if self._conditional else ()
-
-    def _note(self, name: str, loss: Any) -> None:
-        """Make what a loss method has returned the loss to backpropagate, and record it."""
-        self.loss = self.loss if loss is None else loss
-        if isinstance(loss, Tensor):
-            self.batch_metrics[name] = loss.detach()
+        return _made_of(self, self.inputs)
 
     # ---------------------------------------------------------------- evaluation
 
     def evaluate_batch(self, item: Any) -> None:
         """Measure the losses of both sides."""
         with self.autocast():
-            self._note("loss_d", self.discriminator_loss())
-            self._note("loss_g", self.generator_loss())
+            _note(self, "loss_d", self.discriminator_loss())
+            _note(self, "loss_g", self.generator_loss())
         self.loss = None
 
     def test_step(self, item: Any) -> None:
         """Take the batch, and measure the losses of both sides."""
         self.take_batch(item)
         self.evaluate_batch(item)
+
+
+def _made_of(trainer: GanTrainer, inputs: Any) -> Any:
+    """Return what the generator makes of its inputs: of several outputs the first."""
+    outputs = gan_sides.network(trainer, "generator", "generate")(inputs, *_labels(trainer))
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _labels(trainer: GanTrainer) -> tuple[Any, ...]:
+    return (trainer.targets,) if trainer._conditional else ()
+
+
+def _note(trainer: GanTrainer, name: str, loss: Any) -> None:
+    """Make what a loss method has returned the loss to backpropagate, and record it."""
+    if loss is not None:
+        trainer.loss = loss
+    if isinstance(loss, Tensor):
+        trainer.batch_metrics[name] = loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from ..callbacks.base import Callback
 from ..callbacks.ema import EMA
 from ..checkpoint import files, plain
 from ..duck_typing import attribute
+from ..errors import MissingPartError
 from ..loggers.images import grid, png
 from ..loop.batch import single_batch
 from ..loop.evaluation import averaged_weights, evaluation
 from ..rng import preserved_rng
-from .gan_sides import networks
+from .gan_sides import can_generate, networks
 
 if TYPE_CHECKING:
     from .gan import GanTrainer
@@ -96,13 +98,17 @@ class SampleImages(Callback):
         """Keep the first batch."""
         if self._batch is None:
             self._batch = _first(trainer.batch, self.number)
-            real = trainer.real_images()
-            if isinstance(real, Tensor) and real.is_floating_point() and real.numel():
-                self._span = _span(*(number.item() for number in real.aminmax()))
+            with contextlib.suppress(MissingPartError):  # the images have a name of their own
+                real = trainer.real_images()
+                if isinstance(real, Tensor) and real.is_floating_point() and real.numel():
+                    self._span = _span(*(number.item() for number in real.aminmax()))
 
     def on_epoch_end(self, trainer: GanTrainer) -> None:  # type: ignore[override]
         """Generate and write them."""
         if self._batch is None or (trainer.run_dir is None and trainer._loggers is None):
+            return
+        if not can_generate(trainer):
+            trainer._run_state.console.once("no pictures of samples: override generate(self) for them")
             return
         with (
             preserved_rng(),
@@ -183,7 +189,7 @@ class Balance(Callback):
                     trainer,
                     "discriminator",
                     f"its loss was {loss:.3g} over epoch {trainer.epoch}, and the generator learns little from it. "
-                    "Lower its learning rate, or write self._smoothing = 0.1, self._noise = 0.1 or "
+                    "Lower its learning rate, or write self._smoothing = 0.1, self._image_noise = 0.1 or "
                     "self._gradient_penalty = 'r1'.",
                 )
         if attribute(trainer.criterion, "kind") in ("standard", "least_squares", "relativistic"):

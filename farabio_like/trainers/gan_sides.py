@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import components
 from ..errors import ConfigError, HookError
@@ -19,6 +21,7 @@ from ..optim.buffers import buffers_kept
 
 if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
+    from .gan import GanTrainer
 
 # The words of a key that say what it is: discriminator_a, D_A, netD, critic.
 _WORDS = ("d", "netd", "dis", "disc")
@@ -110,8 +113,20 @@ def network(trainer: ConvnetTrainer, key: str, method: str) -> nn.Module:
     )
 
 
-def check(trainer: ConvnetTrainer) -> None:
-    """Raise a ConfigError where one side has no network or no optimizer by its key, or all have one optimizer."""
+def can_generate(trainer: GanTrainer) -> bool:
+    """Return whether `generate` has a network to use, or is the subclass's own."""
+    own = not type(trainer).generate.__module__.startswith(f"{__package__}.")
+    return own or (isinstance(trainer.model, Mapping) and "generator" in trainer.model)
+
+
+def check(trainer: GanTrainer) -> None:
+    """Check that each side has networks and optimizers by their keys.
+
+    Raises
+    ------
+    ConfigError
+        Where one side has none, or all have one.
+    """
     name = type(trainer).__name__
     for what, parts in (("model", trainer.model), ("optimizer", trainer.optimizer)):
         if parts is not None and not isinstance(parts, Mapping):
@@ -125,3 +140,10 @@ def check(trainer: ConvnetTrainer) -> None:
                     f"{name}: self.{what} has no {side} among its keys {list(parts)}. Name them 'generator' and "
                     "'discriminator', or 'generator_a', 'discriminator_b'."
                 )
+    parts = [part for network in networks(trainer, judges=True) for part in network.modules()]
+    if trainer._gradient_penalty is not None and any(isinstance(part, _BatchNorm) for part in parts):
+        warnings.warn(
+            f"{name}: a penalty of the gradient of each sample, and batch norm in a discriminator, which mixes the "
+            "samples of a batch. Use nn.GroupNorm, nn.InstanceNorm2d or spectral_norm there.",
+            stacklevel=3,
+        )

@@ -114,9 +114,11 @@ def _open_folder(trainer: ConvnetTrainer) -> None:
     """Make the folder of a run that has none, with what a resumed one had done elsewhere; hold it."""
     state = trainer._run_state
     if trainer._logdir is not None and state.folder is None:
-        state.folder = rundir.RunDir(trainer._logdir, type(trainer))
+        state.folder = rundir.RunDir(trainer._logdir, type(trainer), state.launched.name)
         trainer.run_dir = state.folder.path
         state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
+        if distributed.is_main():
+            state.launched.describe(state.folder.path)
         if not state.resumption.ended:
             bring_along(trainer, state.folder)
     if state.folder is not None:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from farabio_like import CheckpointError, ConfigError, DataError
 from farabio_like.callbacks import EMA
-from farabio_like.export import export
+from farabio_like.export import TrainedModel, export
 from farabio_like.export.compare import difference
-from farabio_like.export.formats import load
+from farabio_like.export.formats import SUFFIXES, load
 from farabio_like.models.segmentation import ResnetUnet
 from tests.trainers import Tiny
 
@@ -153,6 +153,8 @@ def test_several_inputs_and_outputs(form, folder):
     given = program(x, y, scale)
     given = given["sum"] if isinstance(given, dict) else given[0]
     torch.testing.assert_close(given, expected["sum"].detach())
+    (answer,) = TrainedModel.load(found.path.rename(folder / f"a{SUFFIXES[form]}")).predict([(x[0], y[0], scale[0])])
+    assert set(answer) == {"sum", "first"} and np.allclose(answer["sum"], expected["sum"][0].detach(), atol=1e-6)
 
 
 def test_several_models_are_put_together_as_forward_does(folder):
@@ -275,7 +277,7 @@ def test_batches_that_do_not_do(folder):
         export(Classifier(), folder / "a", IMAGES[:1])
     with pytest.raises(DataError, match="no tensor with a batch axis"):
         export(Classifier(), folder / "a", {"a": 1})
-    with pytest.raises(ConfigError, match=r"Classifier\.forward cannot be exported as jit"):
+    with pytest.raises(ConfigError, match=r"Classifier\.forward does not take the batch"):
         export(Classifier(), folder / "a", torch.rand(2, 5))
     with pytest.raises(ConfigError, match="expected a trainer or a module"):
         export("model", folder / "a", IMAGES)

@@ -132,3 +132,80 @@ def pairs():
         {"dropout": True},
     ]
     return [{**a, **b} for a, b in itertools.combinations(options, 2)]
+
+
+def networks():
+    return {"generator": generator(), "discriminator": discriminator()}
+
+
+class Cycle(Gan):
+    """Two generators, each of the other's images, and two discriminators; `joint`: one optimizer for each pair."""
+
+    joint = False
+
+    def get_trainloader(self):
+        self.train_loader = DataLoader(TensorDataset(images(), images(seed=1)), batch_size=6)
+
+    def build_model(self):
+        torch.manual_seed(0)
+        self.model = {
+            "generator_ab": generator(16),
+            "generator_ba": generator(16),
+            "discriminator_a": discriminator(),
+            "discriminator_b": discriminator(),
+        }
+        parts = {name: list(network.parameters()) for name, network in self.model.items()}
+        if self.joint:
+            sides = ("generator", "discriminator")
+            parts = {s: [p for name in parts if name.startswith(s) for p in parts[name]] for s in sides}
+        self.optimizer = {name: torch.optim.SGD(parameters, lr=0.1) for name, parameters in parts.items()}
+
+    def discriminator_loss(self):
+        return self.of_discriminators(self.model, self.inputs, self.targets)
+
+    def generator_loss(self):
+        return self.of_generators(self.model, self.inputs, self.targets)
+
+    def of_discriminators(self, model, a, b):
+        loss = AdversarialLoss("least_squares")
+        fake_a, fake_b = model["generator_ba"](b), model["generator_ab"](a)
+        return loss.discriminator(model["discriminator_a"](a), model["discriminator_a"](fake_a.detach())) + (
+            loss.discriminator(model["discriminator_b"](b), model["discriminator_b"](fake_b))
+        )
+
+    def of_generators(self, model, a, b):
+        loss = AdversarialLoss("least_squares")
+        fake_a, fake_b = model["generator_ba"](b), model["generator_ab"](a)
+        judged = loss.generator(model["discriminator_a"](fake_a)) + loss.generator(model["discriminator_b"](fake_b))
+        again_a, again_b = model["generator_ba"](fake_b), model["generator_ab"](fake_a)
+        return judged + (again_a - a).abs().mean() + (again_b - b).abs().mean()
+
+    def by_hand(self):
+        """Return copies of the networks, trained by the gradients of each side's loss alone."""
+        model = copy.deepcopy(self.model)
+        groups = [["discriminator_a", "discriminator_b"], ["generator_ab", "generator_ba"]]
+        windows, steps = [[], []], self._accumulation_steps
+        optimizers = {name: torch.optim.SGD(network.parameters(), lr=0.1) for name, network in model.items()}
+        for _ in range(self._num_epochs):
+            batches = list(self.train_loader)
+            unit = 0
+            for number, (a, b) in enumerate(batches):
+                for side, names in enumerate(groups):
+                    judges = {name: copy.deepcopy(model[name]) for name in groups[0]} if side else {}
+                    value = (self.of_generators if side else self.of_discriminators)({**model, **judges}, a, b)
+                    parameters = {name: list(model[name].parameters()) for name in names}
+                    flat = [p for name in names for p in parameters[name]]
+                    unit = unit if any(windows) else len(a)
+                    windows[side].append((len(a), torch.autograd.grad(value * (len(a) / unit), flat)))
+                    if len(windows[side]) < steps and number + 1 < len(batches):
+                        continue
+                    for index, parameter in enumerate(flat):
+                        parameter.grad = sum(gradients[index] for _, gradients in windows[side])
+                        parameter.grad /= sum(samples for samples, _ in windows[side]) / unit
+                    windows[side].clear()
+                    if self._clip_norm is not None:
+                        for clipped in [flat] if self.joint else parameters.values():
+                            nn.utils.clip_grad_norm_(clipped, self._clip_norm)
+                    for name in names:
+                        optimizers[name].step()
+        return model

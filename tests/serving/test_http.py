@@ -86,6 +86,13 @@ def test_a_body_without_a_length_is_refused_where_it_gets_too_long(double):
         assert client.getresponse().status == 413
 
 
+def test_what_is_nested_too_deeply_is_refused_alone(double):
+    for depth in (400, 700, 900, 980, 5_000, 40_000):
+        status, answer = post(double, b'{"inputs": [' + b"[" * depth + b"]" * depth + b"]}")
+        assert status in (422, 500) and list(answer) == ["error"], depth
+        assert post(double, {"inputs": [1]}) == (200, {"outputs": [2]})
+
+
 def test_paths_and_methods_that_are_not_there(double):
     assert asked(double, "GET", "/nothing")[0] == 404
     status, kind, body = asked(double, "GET", "/predict")
@@ -150,7 +157,10 @@ def test_without_the_token_nothing_is_told(mean):
         assert post(mean, {"inputs": [1]}, **headers)[0] == 401
         assert asked(mean, "GET", "/metrics", **headers)[0] == asked(mean, "GET", "/monitor/hour", **headers)[0] == 401
     assert asked(mean, "GET", "/metrics", Authorization="bearer s3cret")[0] == 200
+    basic = base64.b64encode(b"anybody:s3cret").decode()
+    assert asked(mean, "GET", "/monitor", Authorization=f"Basic {basic}")[0] == 200
     assert asked(mean, "GET", "/ready")[0] == 200
+    assert "s3cret" not in repr(mean.settings)
 
 
 def test_own_words_reach_their_client():
