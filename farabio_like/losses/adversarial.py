@@ -20,19 +20,19 @@ Logits = Tensor | Sequence[Tensor]
 
 
 class AdversarialLoss(nn.Module):
-    r"""The two losses of a GAN, from the logits :math:`r` of real and :math:`f` of generated samples.
+    """The two losses of a GAN, from the logits ``r`` of real and ``f`` of generated samples.
 
-    With :math:`s(x) = \log(1 + e^x)`, and :math:`E` the mean over all logits:
+    With ``s(x) = log(1 + exp(x))``, and ``E`` the mean over all logits:
 
-    ================= ============================================ ============================================
-    kind              discriminator                                generator
-    ================= ============================================ ============================================
-    ``standard``      :math:`(E\,s(-r) + E\,s(f)) / 2`             :math:`E\,s(-f)`
-    ``hinge``         :math:`E \max(0, 1-r) + E \max(0, 1+f)`      :math:`-E f`
-    ``wasserstein``   :math:`E f - E r`                            :math:`-E f`
-    ``least_squares`` :math:`(E (r-1)^2 + E f^2) / 2`              :math:`E (f-1)^2 / 2`
-    ``relativistic``  :math:`(E\,s(Ef-r) + E\,s(f-Er)) / 2`        :math:`(E\,s(r-Ef) + E\,s(Er-f)) / 2`
-    ================= ============================================ ============================================
+    ================= ================================ ================================
+    kind              discriminator                    generator
+    ================= ================================ ================================
+    ``standard``      ``(E s(-r) + E s(f)) / 2``       ``E s(-f)``
+    ``hinge``         ``E max(0,1-r) + E max(0,1+f)``  ``-E f``
+    ``wasserstein``   ``E f - E r``                    ``-E f``
+    ``least_squares`` ``(E (r-1)^2 + E f^2) / 2``      ``E (f-1)^2 / 2``
+    ``relativistic``  ``(E s(Ef-r) + E s(f-Er)) / 2``  ``(E s(r-Ef) + E s(Er-f)) / 2``
+    ================= ================================ ================================
 
     Standard: Goodfellow et al., "Generative Adversarial Nets", NIPS 2014, the generator's as it does not saturate.
     Hinge: Lim and Ye, "Geometric GAN", 2017. Wasserstein: Arjovsky et al., "Wasserstein GAN", ICML 2017. Least squares:

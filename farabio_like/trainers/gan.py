@@ -29,7 +29,7 @@ class GanTrainer(ReadyMadeTrainer):
     several of each: a key with a word like ``discriminator``, ``critic`` or ``d`` is a discriminator's
     (``discriminator_a``, ``D_A``), all others are generators'.
 
-    A training batch is `discriminator_step`, `_d_steps` times, then `generator_step`, `_g_steps` times. A step calls
+    A training batch is `discriminator_step`, ``_d_steps`` times, then `generator_step`, ``_g_steps`` times. A step calls
     four methods, each of which may be overridden, as may all that they call:
 
     - ``discriminator_zero_grad``, ``discriminator_loss``, ``discriminator_backward``, ``discriminator_optim_step``;
@@ -40,7 +40,7 @@ class GanTrainer(ReadyMadeTrainer):
 
     In a step of the discriminators their gradients are those of their loss alone, and what reaches the generators is
     dropped. In a step of the generators no weight, gradient or buffer (running statistics, vectors of spectral norm)
-    of a discriminator moves, unless `_d_statistics` lets the buffers. Accumulation, clipping and precision work as
+    of a discriminator moves, unless ``_d_statistics`` lets the buffers. Accumulation, clipping and precision work as
     for any trainer; accumulated are the steps of a side.
 
     The history has ``loss_d`` and ``loss_g`` of the last step of each batch, and ``penalty``. There is no ``loss``, and
