@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import pickle
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -47,6 +48,11 @@ class Server:
     handlers : sequence of Handler
         They see each request and its answer.
 
+    Raises
+    ------
+    ConfigError
+        Where the workers cannot be given `make`.
+
     Attributes
     ----------
     url : str
@@ -63,6 +69,16 @@ class Server:
         settings: ServeSettings | None = None,
         handlers: Sequence[Handler] = (),
     ) -> None:
+        if isinstance(make, Predictor) or not callable(make):
+            raise ConfigError(
+                f"Server({type(make).__name__} object): give the class itself, Server({type(make).__name__})."
+            )
+        try:
+            pickle.dumps(make)
+        except Exception as error:  # whatever the parts of it raise
+            raise ConfigError(
+                f"{make!r} cannot be sent to the workers: {error}. Give a class at the top level of a file."
+            ) from error
         self.make = make
         self.settings = settings or ServeSettings()
         self.handlers = list(handlers)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from farabio_like.errors import ConfigError
 from farabio_like.loggers import CSVLogger
 from farabio_like.serving import ServeSettings
 from farabio_like.serving.handlers import Handler, LoggerHandler, SQLiteHandler
@@ -258,6 +259,21 @@ def test_handlers_see_each_request_and_answer(tmp_path, capfd):
     assert capfd.readouterr().err.count("ValueError: a mistake") == 1
 
 
+def test_what_the_workers_cannot_be_given_is_refused_at_once():
+    from farabio_like.serving import Server
+
+    class Local(Double):
+        pass
+
+    for make, said in (
+        (Local, "Give a class at the top level"),
+        (Double(), "give the class itself"),
+        (7, "class itself"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Server(make)
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
@@ -276,7 +292,5 @@ def test_handlers_see_each_request_and_answer(tmp_path, capfd):
     ],
 )
 def test_settings_are_checked(name, value):
-    from farabio_like.errors import ConfigError
-
     with pytest.raises(ConfigError, match=name):
         ServeSettings(**{name: value})
