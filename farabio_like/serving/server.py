@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import multiprocessing
 import pickle
 import socket
 import sys
@@ -93,10 +94,14 @@ class Server:
         Raises
         ------
         ConfigError
-            Where the port cannot be had.
+            Where the port cannot be had, or a worker's process comes here.
         ServiceError
             Where the workers cannot be set up, or die again and again.
         """
+        if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker imports the script again
+            raise ConfigError(
+                'The script starts a server when it is imported. Write if __name__ == "__main__": before.'
+            )
         listener = self._listener()
         try:
             _run(self._serve(listener))
