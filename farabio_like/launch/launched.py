@@ -33,6 +33,8 @@ class FromPlan(Launched):
         Of the run's folder.
     """
 
+    keeps_code = True
+
     def __init__(self, plan: Plan, name: str | None = None) -> None:
         self.name = name
         self.plan = plan

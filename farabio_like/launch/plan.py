@@ -72,8 +72,10 @@ def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> 
     if not isinstance(configuration, dict):
         raise ConfigError(f"{places.name} is a list; expected keys: {', '.join(KEYS)}.")
     if "trainer" not in configuration:
-        near = closest("trainer", map(str, configuration))
-        raise ConfigError(f"{places.name} has no trainer.{near} Write trainer: digits.py:Digits")
+        near = next((name for name in configuration if closest(str(name), ["trainer"])), None)
+        if near is not None:
+            raise ConfigError(f"{places.of(near)}: there is no {near!r}. Did you mean 'trainer'?")
+        raise ConfigError(f"{places.name} has no trainer. Write trainer: digits.py:Digits")
     sources.put_first()
     made = trainer_class(configuration["trainer"], sources, places.of("trainer"))
     found = Plan(made, configuration, written, sources, places)

@@ -143,11 +143,11 @@ def _wanted(dag: Dag, rerun: Sequence[str], changed: Sequence[str]) -> list[str]
     return [name for name in dag.jobs if name in wanted]
 
 
-def matching(text: str, jobs: Sequence[str] | dict[str, Any], tasks: Sequence[str]) -> list[str]:
+def matching(text: str, jobs: Sequence[str] | dict[str, Any], tasks: Sequence[str], *words: str) -> list[str]:
     """Return the jobs that a text names: one, or all cells of a task."""
     found = [name for name, task in zip(jobs, tasks, strict=True) if text in (name, task)]
     if not found:
-        near = closest(text, [*jobs, *tasks])
+        near = closest(text, [*jobs, *tasks, *words])
         raise ConfigError(f"there is no task '{text}'.{near} There are: {', '.join(dict.fromkeys(tasks))}.")
     return found
 

@@ -105,6 +105,7 @@ def test_an_empty_file_holds_nothing(tmp_path, text):
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
+DOUBLED = "a0: xxxxxxxxxx\n" + "".join(f"a{i + 1}: '${{a{i}}}${{a{i}}}'\n" for i in range(40))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: ${c}\nb: 3", ".yml", "c.yml:1: a: Interpolation key 'c' not found."),
         ("b: 3\na: ${oc.env:NO_SUCH_NAME}", ".yml", "Environment variable 'NO_SUCH_NAME' not found"),
         ("a: ${b}\nb: ${a}", ".yml", "c.yml:1: a: Recursive interpolation detected."),
+        (DOUBLED, ".yml", "c.yml: with what they stand for, its values have more than 8388608 characters."),
         ("a: 1", ".txt", "c.txt ends in '.txt'; expected one of .yaml, .yml, .json."),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, str | bytes) else None,

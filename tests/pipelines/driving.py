@@ -75,8 +75,8 @@ def keepers(folder):
     for path in Path(folder).rglob("events.jsonl"):
         for line in path.read_bytes().split(b"\n"):
             line = line.strip(b"\0")
-            if line and (event := json.loads(line)).get("event") == "start":
-                found.append(event["pid"])
+            if line.startswith(b'{"event": "start"') and line.endswith(b"}"):
+                found.append(json.loads(line)["pid"])
     return [pid for pid in found if Path(f"/proc/{pid}").exists() and b"keeper" in read_bytes(f"/proc/{pid}/cmdline")]
 
 

@@ -90,7 +90,7 @@ HEAD = "info: {name: a}\nexecutors:\n"
         (HEAD + "  a: {type: bash, command: x, distr: true}", 3, "for tasks of type train"),
         (HEAD + "  a: {type: train}", 3, "it has neither"),
         (HEAD + "  a: {type: train, config: none.yml}", 3, "there is no file"),
-        (HEAD + "  a: {type: python, function: no}", 3, "module:function"),
+        (HEAD + "  a: {type: python, function: nope}", 3, "module:function"),
         (HEAD + "  a: {type: python, function: 'no_such_module:f'}", 3, "no module 'no_such_module'"),
         (HEAD + "  a: {type: python, function: 'json:dmps'}", 3, "Did you mean"),
         (HEAD + "  a: {type: python, function: 'json:dumps', params: {a.b: 1}}", 3, "cannot be an argument"),
@@ -98,7 +98,7 @@ HEAD = "info: {name: a}\nexecutors:\n"
         (HEAD + "  a: {type: submit, command: x}", 3, "the task of type infer"),
         (HEAD + "  a: {type: bash, command: x}\n  a: {type: bash, command: y}", 4, "stands twice"),
         (HEAD + "  a: {type: bash, command: x, grid: [{x: [1]}]}\ngrid: [{x: [1]}]", 3, "in the grid of the pipeline"),
-        (HEAD + "  a: &a\n    b: *a", 4, "contains itself"),
+        (HEAD + "  a: &a\n    b: *a", 3, "contains itself"),
         (HEAD + "  a: [", 4, "no YAML"),
     ],
 )
