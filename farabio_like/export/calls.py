@@ -134,16 +134,33 @@ class Flat(nn.Module):
 
 
 class _OfTrainer(nn.Module):
-    """The models of a trainer, called as its `forward` does, which puts several together."""
+    """The models of a trainer, called as its `forward` does, which puts several together.
 
-    def __init__(self, trainer: ConvnetTrainer, models: Mapping[str, nn.Module]) -> None:
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+        With a batch under way.
+    """
+
+    def __init__(self, trainer: ConvnetTrainer) -> None:
         super().__init__()
-        self.models = nn.ModuleDict(models)
-        self._trainer = [trainer]  # in a list: nn.Module looks no further
+        models = {str(name): _own(module) for name, module in trainer.model.items()}
+        called: list[nn.Module] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in models.values()
+        ]
+        self._models = [models]  # in lists: nn.Module looks no further
+        self._trainer = [trainer]
+        with torch.no_grad():
+            self(_on_cpu(trainer.inputs))
+        for hook in hooks:
+            hook.remove()
+        # The others, a discriminator say, are none of the file's.
+        self.models = nn.ModuleDict({name: module for name, module in models.items() if module in called})
 
     def forward(self, inputs: Any) -> Any:
         trainer = copy.copy(self._trainer[0])
-        vars(trainer).update(model=dict(self.models.items()), inputs=inputs)
+        vars(trainer).update(model=self._models[0], inputs=inputs)
         return type(trainer).forward(trainer)
 
 
@@ -198,8 +215,7 @@ def of_trainer(trainer: ConvnetTrainer, batch: Any, method: str, mode: str) -> C
                 raise ConfigError(
                     f"{type(trainer).__name__} has several models, which have no method {method!r} alone."
                 )
-            models = {str(name): _own(part) for name, part in model.items()}
-            return _call(_OfTrainer(trainer, models), method, (trainer.inputs,), {}, mode)
+            return _call(_OfTrainer(trainer), method, (trainer.inputs,), {}, mode)
         inner = weights.unwrap(model)
         args, kwargs = _watched(trainer, inner)
         return _call(inner, method, args, kwargs, mode)
@@ -259,11 +275,8 @@ def _call(module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[st
         )
     own = module if isinstance(module, _OfTrainer) else _own(module)
     own.train(mode == "train")
-    values = {
-        name: value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
-        for name, value in leaves((args, kwargs)).items()
-    }
-    args, kwargs = like((args, kwargs), values)
+    args, kwargs = _on_cpu((args, kwargs))
+    values = leaves((args, kwargs))
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
     sizes = [len(tensor) for tensor in tensors if tensor.ndim > 0]
     if not sizes:
@@ -273,6 +286,11 @@ def _call(module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[st
             f"the batch has {sizes[0]} sample; expected 2 or more: what is traced with one may hold for one alone."
         )
     return Call(own, method, args, kwargs, sizes[0])
+
+
+def _on_cpu(inputs: Any) -> Any:
+    parts = leaves(inputs)
+    return like(inputs, {p: v.detach().cpu().contiguous() if isinstance(v, Tensor) else v for p, v in parts.items()})
 
 
 def _kinds(values: Mapping[str, Any]) -> str:

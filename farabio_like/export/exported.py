@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint.files import write_durably
+from ..checkpoint.files import write_bytes
 from ..data.output_spec import Description
 from ..duck_typing import is_a
 from ..errors import ConfigError
@@ -154,7 +154,7 @@ def written(
     """Write a file under another name, read and compare it, and give it its name."""
     unnamed = path.with_name(f".{path.stem}.{os.getpid()}.unnamed{path.suffix}")
     try:
-        write_durably(unnamed, lambda file: file.write(content) and None)
+        write_bytes(unnamed, content)
         program, _ = formats.load(unnamed, form)
         found = Exported(path, compare(call, program, sizes), tolerance)
         if not found.is_same:

@@ -75,8 +75,13 @@ def traced(call: Call) -> Any:
     parts = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (list, tuple)) else []
     # TorchScript has no dicts and lists of different kinds.
     module = call.wrapped(flat_outputs=not all(isinstance(part, Tensor) for part in parts))
+    buffers = {name: buffer.clone() for name, buffer in call.module.named_buffers()}
     # Its own check would trace again with one batch, and fears dropout: what counts is compared with other sizes.
-    return torch.jit.trace(module, tuple(call.tensors.values()), strict=False, check_trace=False)
+    found = torch.jit.trace(module, tuple(call.tensors.values()), strict=False, check_trace=False)
+    with torch.no_grad():
+        for name, buffer in call.module.named_buffers():  # statistics of batch norm in train mode, which both share
+            buffer.copy_(buffers[name])
+    return found
 
 
 def _jit(call: Call, about: str) -> bytes:

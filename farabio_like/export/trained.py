@@ -172,8 +172,8 @@ class TrainedModel:
     def samples(self, value: Any, name: str = "the array") -> list[Sample]:
         """Return arrays as inputs: pictures, or what the model takes; a leading batch axis makes several.
 
-        Whole numbers of 8 or 16 bits without a sign are pixels, height x width (x channels), where it is known how a
-        picture becomes an input. Anything else is an input as it is.
+        Whole numbers of 8 or 16 bits without a sign are pixels, height x width (x channels), of tensors (channels x)
+        height x width, where it is known how a picture becomes an input. Anything else is an input as it is.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class TrainedModel:
             raise DataError(f"{name} is empty.")
         if len(tensors) == 1 and "" in tensors and (pictures := self._pictures(value, name)) is not None:
             return pictures
-        example = self._shapes()
+        example = self.input_shapes()
         if example is None or len(example) != len(tensors):
             sizes = {len(t) for t in tensors.values() if t.ndim > 0}
             if len(sizes) != 1:
@@ -214,12 +214,20 @@ class TrainedModel:
 
     def _pictures(self, value: Any, name: str) -> list[Sample] | None:
         """Return an array of pixels as inputs, None where it is none."""
-        array = value.numpy() if isinstance(value, Tensor) and value.dtype != torch.bfloat16 else value
+        spec = self.description.input
         own = self.trainer is not None and not hooks.is_default(self.trainer, "prepare_input")
-        if not isinstance(array, np.ndarray) or (self.description.input is None and not own):
+        array = value
+        if isinstance(value, Tensor) and value.dtype in (torch.uint8, torch.uint16, torch.bool):
+            array = (value.movedim(-3, -1) if value.ndim > 2 else value).detach().cpu().numpy()  # channels come first
+        if not isinstance(array, np.ndarray) or (spec is None and not own):
             return None
         if array.dtype not in (np.uint8, np.uint16, np.bool_):
             return None
+        if array.ndim == 3 and array.shape[0] in (3, 4) and array.shape[-1] > 4 and spec and spec.mode == "RGB":
+            raise DataError(
+                f"{name} has the shape {array.shape}, like channels x height x width; expected the channels "
+                "last: array.transpose(1, 2, 0). Several grey pictures are array[..., None]."
+            )
         colours = array.ndim > 2 and array.shape[-1] in (1, 3, 4)
         if array.ndim == (3 if colours else 2):
             return [self.prepare(array)]
@@ -230,8 +238,12 @@ class TrainedModel:
             "height x width x channels, or several of them. An input of the model has floating-point numbers."
         )
 
-    def _shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
-        """Return shape and type of each tensor of an input, None where they are not known."""
+    def input_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
+        """Return shape and type of each tensor of an input, without a batch, None where they are not known.
+
+        Where the description has no size, height and width are 1; by a trainer's loaders they are those of their first
+        batch.
+        """
         if self._example is not None:
             return self._example
         spec = self.description.input

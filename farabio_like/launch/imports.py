@@ -58,9 +58,7 @@ class Sources:
         """Return the folder that has a module of the user's, None for any other module."""
         if root in (*TRUSTED, "__main__") or root in sys.stdlib_module_names:
             return None
-        return next(
-            (each for each in self.folders if (each / f"{root}.py").is_file() or _is_package(each / root)), None
-        )
+        return next((each for each in self.folders if _has_module(each, root)), None)
 
     def has(self, name: str, file: Path) -> bool:
         """Return whether the file of a module is in the folder that the user's module of this name comes from."""

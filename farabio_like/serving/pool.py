@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import pickle
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -25,6 +26,7 @@ from .settings import ServeSettings
 from .worker import LENGTH, Item, Result, framed, work
 
 MOST_RESTARTS = 5  # in a row, with no batch answered in between
+LONGEST_WAY = 0.002  # seconds by which a batch leaves earlier, so that it is there in time
 PATIENCE = 5.0  # seconds for a worker to end when it is told to
 
 
@@ -51,10 +53,13 @@ class Worker:
         self.ready = False
         self.late = False  # ended by us: the batch took too long
         self.batch: list[Slice] = []
+        self.free_since = 0.0  # by the clock of all processes, time.monotonic()
+        self.way = 0.0  # seconds that the last batch took to arrive
         self.deaths = 0  # in a row
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0.0
 
     async def start(self) -> tuple[int | None, bool]:
         """Start the process, wait until its predictor has set up, and return which arrays it takes.
@@ -91,7 +96,7 @@ class Worker:
         """Give a batch to the process; `results` returns what it says to it."""
         assert self._writer is not None
         message = framed([part.items for part in batch])
-        self.batch = batch
+        self.batch, self._sent = batch, time.monotonic()
         self._writer.write(message)
         self._time()
 
@@ -109,7 +114,9 @@ class Worker:
         finally:
             if self._timer:
                 self._timer.cancel()
-        return message[1]
+        _, results, came, self.free_since = message
+        self.way = min(max(came - self._sent, 0.0), LONGEST_WAY)
+        return results
 
     def _time(self) -> None:
         if self._timer:
@@ -303,7 +310,8 @@ class Pool:
         """Give batches to workers that are free, whichever comes first."""
         while True:
             await self._until_free()
-            batch = await self.waiting.batch()
+            first = next(iter(self._free))
+            batch = await self.waiting.batch(first.free_since, first.way)
             await self._until_free()  # the free one may have died meanwhile
             worker = next(iter(self._free))
             try:

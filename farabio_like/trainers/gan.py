@@ -82,6 +82,7 @@ class GanTrainer(ReadyMadeTrainer):
     """
 
     OPTIONS: ClassVar[dict[str, Allowed]] = OPTIONS
+    SEVERAL_NETWORKS: ClassVar[bool] = True
 
     _lr: Any = 2e-4
     _betas = (0.5, 0.999)  # of Adam
@@ -247,7 +248,7 @@ class GanTrainer(ReadyMadeTrainer):
 
     def generate(self) -> Any:
         """Return generated images, as many as the batch has: of noise, and of the labels where ``_conditional``."""
-        return _made_of(self, self.sample_noise(len(self.real_images())))
+        return self._generated(self.sample_noise(len(self.real_images())))
 
     def discriminate(self, images: Any) -> Any:
         """Return the discriminator's logits, with ``_image_noise`` added to the images before."""
@@ -264,7 +265,12 @@ class GanTrainer(ReadyMadeTrainer):
 
     def forward(self) -> Any:
         """Return what the generator makes of ``self.inputs``, noise say: what `predict` gives."""
-        return _made_of(self, self.inputs)
+        return self._generated(self.inputs)
+
+    def _generated(self, inputs: Any) -> Any:
+        """Return what the generator makes of its inputs: of several outputs the first."""
+        outputs = gan_sides.network(self, "generator", "generate")(inputs, *_labels(self))
+        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
     # ---------------------------------------------------------------- evaluation
 
@@ -279,12 +285,6 @@ class GanTrainer(ReadyMadeTrainer):
         """Take the batch, and measure the losses of both sides."""
         self.take_batch(item)
         self.evaluate_batch(item)
-
-
-def _made_of(trainer: GanTrainer, inputs: Any) -> Any:
-    """Return what the generator makes of its inputs: of several outputs the first."""
-    outputs = gan_sides.network(trainer, "generator", "generate")(inputs, *_labels(trainer))
-    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
 
 def _labels(trainer: GanTrainer) -> tuple[Any, ...]:

@@ -221,6 +221,10 @@ class SuperResolutionTrainer(GanTrainer):
                 return next(iter(callback.announces() or {}), None)
         return None
 
+    def output_spec(self) -> dict[str, Any]:
+        """Return that outputs are images."""
+        return {"output": "images"}
+
     def loader_batch_size(self, name: str) -> int:
         """Return the batch size; in evaluation each process gets one image, for they may have different sizes."""
         return self._batch_size if name == "train" else distributed.world_size()
@@ -275,7 +279,7 @@ class SuperResolutionTrainer(GanTrainer):
 
     def generate(self) -> Any:
         """Return what the generator makes of the images of low resolution."""
-        return self._generated(self.inputs)
+        return self.forward()
 
     def check_outputs(self) -> None:
         """Raise a HookError where outputs and images of high resolution differ in size."""
@@ -299,9 +303,9 @@ class SuperResolutionTrainer(GanTrainer):
 
     def predict_whole(self, images: Tensor) -> Tensor:
         """Return what the generator makes of whole images, in tiles where they are large."""
-        if self._tile is None or max(images.shape[-2:]) <= self._tile:
-            return self._generated(images)
         network = components.unwrap(gan_sides.network(self, "generator", "predict_whole"))
+        if self._tile is None or max(images.shape[-2:]) <= self._tile:
+            return network(images)
         return upscale(network, images, self._tile, self._overlap, channels=images.shape[1])
 
 

@@ -191,6 +191,7 @@ def test_train_mode_draws_and_batch_norm_takes_no_single_sample(form, folder):
     assert found.is_same and list(found.differences.left_out) == [1]
     assert torch.equal(model[2].running_mean, before)
     program, _ = load(found.path, form)
+    assert torch.equal(dict(program.named_buffers())["2.running_mean"], before)
     assert not torch.equal(program(IMAGES), program(IMAGES))
     program(IMAGES).sum().backward()
     assert all(parameter.grad is not None for parameter in program.parameters())
@@ -318,3 +319,15 @@ def test_differences():
     assert np.isnan(difference([one], [one[:2]])) and np.isnan(difference([one.long()], [one]))
     assert difference([one], [torch.zeros(4)]) == float("inf")
     assert json.dumps(difference([], [])) == "0.0"
+
+
+def test_a_model_that_is_not_called_is_no_part_of_the_file(folder):
+    class Adversarial(Tiny):
+        def build_model(self):
+            self.model = {"generator": nn.Linear(3, 2), "discriminator": nn.Linear(2, 1)}
+
+        def forward(self):
+            return self.model["generator"](self.inputs)
+
+    program, _ = load(export(Adversarial(), folder / "a.pth").path)
+    assert [tuple(parameter.shape) for parameter in program.parameters()] == [(2, 3), (2,)]

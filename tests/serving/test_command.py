@@ -32,7 +32,7 @@ DOUBLE = f"{Path(__file__).parent}/predictors.py:Double"
         (["runs/Digits/7"], "there is no runs/Digits/7"),
         (["nowhere.py:Class"], "there is no file nowhere.py"),
         ([DOUBLE, "--workers", "0"], "workers is 0; expected 1 or more"),
-        ([DOUBLE, "--port", "eight"], "eight"),
+        ([DOUBLE, "--port", "eight"], "--port"),
         ([DOUBLE, "--queue", "http://x"], "expected amqp://"),
         ([DOUBLE, "--checkpoint", "best"], "is a class, and has no checkpoint"),
         ([DOUBLE, "--docker", "there"], "there/Dockerfile is there already"),
@@ -132,27 +132,38 @@ def test_what_cannot_be_set_up_ends_it_with_status_1(tmp_path, name, said):
 
 
 TRAIN = """
-import sys
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
-from farabio_like.trainers import ClassificationTrainer
+from farabio_like import ConvnetTrainer
+from farabio_like.export import export
+
+
+class Small(ConvnetTrainer):
+    def define_train_attr(self):
+        self._num_epochs, self._device, self._verbose = 1, "cpu", False
+
+    def define_data_attr(self):
+        self.input_spec = {"mode": "L", "size": 8, "classes": ["a", "b", "c"]}
+
+    def get_trainloader(self):
+        self.train_loader = [(torch.rand(6, 1, 8, 8), torch.arange(6) % 3)]
+
+    def build_model(self):
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    data = TensorDataset(torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
-    trainer = ClassificationTrainer(
-        model=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), train=data, valid=data, classes=["a", "b", "c"],
-        input_spec={"mode": "L", "size": 8}, device="cpu", num_epochs=1, verbose=False,
-    )
+    trainer = Small()
     trainer.train()
-    from farabio_like.export import export
     export(trainer, "model.pth")
 """
 
 
 @pytest.mark.slow
-def test_an_exported_file_answers_as_it_does_without_a_server(tmp_path, python):
+@pytest.mark.parametrize("target", ["model.pth", "runs/Small/1"])
+def test_a_run_and_a_file_answer_as_they_do_without_a_server(target, tmp_path, python):
     from farabio_like.export import TrainedModel
 
     python(TRAIN)
@@ -164,7 +175,7 @@ def test_an_exported_file_answers_as_it_does_without_a_server(tmp_path, python):
         Image.fromarray(each).save(stream, "PNG")
         pictures.append(stream.getvalue())
     expected = model.predict([model.prepare(each) for each in pictures])
-    (tmp_path / "serve.yml").write_text("serve: ${MODEL:-model.pth}\nmax_batch: 2\n")
+    (tmp_path / "serve.yml").write_text(f"serve: ${{MODEL:-{target}}}\nmax_batch: 2\n")
     with Command(tmp_path, "--config", "serve.yml") as command:
         for picture, answer in zip(pictures, expected, strict=True):
             status, kind, body = asked(command, "POST", "/predict", picture, Content_Type="image/png")
