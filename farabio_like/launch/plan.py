@@ -119,7 +119,7 @@ def _constructor(cls: type[ConvnetTrainer]) -> tuple[list[str], Mapping[str, All
     for each in cls.__mro__:
         if "__init__" not in vars(each):
             continue
-        there = inspect.signature(each.__init__).parameters.values()
+        there = inspect.signature(vars(each)["__init__"]).parameters.values()
         names += [p.name for p in there if p.kind in _NAMED and p.name not in ("self", "config")]
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in there):
             break
@@ -264,6 +264,7 @@ def _named_stages(value: Any, checker: Checker) -> list[tuple[Any, Any, dict[str
         return []
     found = []
     for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+        name: Any
         if isinstance(each, dict) and isinstance(value, list) and set(each) == {"defaults"}:
             name, each = "defaults", each["defaults"]
         else:

@@ -137,11 +137,12 @@ class GanTrainer(ReadyMadeTrainer):
 
     def build_optimizer(self) -> Any:
         """Return an optimizer for each network."""
-        makes, rates, found = self._parts["optimizer"], self._lr, {}
+        found = {}
+        makes = gan_sides.by_network(self, "optimizer", self._parts["optimizer"])
+        rates = gan_sides.by_network(self, "lr", self._lr)
         for key, network in self.model.items():
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-            make = makes[key] if isinstance(makes, Mapping) else makes
-            lr = rates[key] if isinstance(rates, Mapping) else rates
+            make, lr = makes[key], rates[key]
             found[key] = torch.optim.Adam(parameters, lr, self._betas) if make is None else make(parameters)
         return found
 
@@ -150,7 +151,7 @@ class GanTrainer(ReadyMadeTrainer):
         makes = self._parts["scheduler"]
         if makes is None:
             return None
-        makes = makes if isinstance(makes, Mapping) else dict.fromkeys(self.optimizer, makes)
+        makes = gan_sides.by_network(self, "scheduler", makes, all_of_them=False)
         return {key: make(self.optimizer[key]) for key, make in makes.items()}
 
     def build_callbacks(self) -> list[Any]:
@@ -224,7 +225,7 @@ class GanTrainer(ReadyMadeTrainer):
     def generator_loss(self) -> Any:
         """Return the loss of the generators, and set ``self.outputs``. Also called in evaluation."""
         fake = self.outputs = self.generate()
-        real = self.discriminate(self.real_images()) if self.criterion.needs_real else None
+        real = self.discriminate(self.real_images()) if getattr(self.criterion, "needs_real", False) else None
         return self.criterion.generator(self.discriminate(fake), real)
 
     def generator_backward(self) -> None:
