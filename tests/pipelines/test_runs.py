@@ -104,7 +104,7 @@ SLOW = (
   first: {type: bash, command: "echo x >> first"}
   slow:
     type: bash
-    command: "echo x >> slow; setsid sleep 1000 & touch started; sleep $(cat seconds)"
+    command: "echo x >> slow; setsid sleep 1000 & s=$(cat seconds); touch started; sleep $s"
     depends: first
   last: {type: bash, command: "echo x >> last", depends: slow}
 """
