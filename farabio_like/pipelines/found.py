@@ -86,8 +86,9 @@ def _told(study: Study, trial: FrozenTrial) -> str:
     reported = trial.last_step
     where = f"epoch {reported}: {trial.intermediate_values[reported]:.6g}" if reported is not None else "no epoch yet"
     run = trial.user_attrs.get(RUN)
-    on_this = study.is_ours(trial) and run is not None
-    lives = "" if not on_this or study.is_held(run) else "; its process is dead, the same line goes on with it"
+    lives = (
+        "" if not study.is_ours(trial) or study.is_held(run) else "; its process is dead, the same line goes on with it"
+    )
     return f"{text}: {where}{lives}"
 
 

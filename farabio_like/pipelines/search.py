@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from .asked import Asked, Checked, check
 from .record import write_durably
 from .space import differences
-from .study import AGAIN, DIVERGED, DONE, EPOCHS, RUN, VALUES, Study, checked_url, held, open_storage, studies
+from .study import AGAIN, DIVERGED, DONE, EPOCHS, RUN, VALUES, Study, checked_url, held, open_storage, pruner, studies
 from .workers import Say, Workers, say_best
 
 RECORD = "search.json"
@@ -32,6 +32,7 @@ def run(asked: Asked, say: Say) -> int:
         study = _prepare(checked, storage, say)
     if study is None:
         return 0
+    study.optuna.pruner = pruner(asked.pruner, checked.epochs)
     shown = None if asked.storage is None else checked_url(asked.storage).render_as_string()
     write_durably(folder / RECORD, json.dumps({"file": str(asked.file.absolute()), "storage": shown}))
     return Workers(checked, study, say).run()
@@ -77,7 +78,7 @@ def _can_go_on(checked: Checked, before: Study, say: Say) -> bool:
     lines = differences(before.settings, json.loads(json.dumps(checked.settings)))
     if not lines:
         return True
-    if all(trial.state in (TrialState.WAITING, TrialState.FAIL) for trial in before.trials().values()):
+    if not any(_has_results(before, trial) for trial in before.trials().values()):
         before.storage.delete_study(before.optuna._study_id)
         say(f"{asked.search} had no results, and is begun anew with other settings")
         return False
@@ -86,6 +87,13 @@ def _can_go_on(checked: Checked, before: Study, say: Say) -> bool:
         f"the search {asked.search} in {checked.folder} was begun with other settings:\n{listed}\n"
         f"To search with these: {asked.line(f'{asked.search}-2')}"
     )
+
+
+def _has_results(study: Study, trial: FrozenTrial) -> bool:
+    """Return whether something would be lost with a trial: an epoch, or a process that is at it."""
+    if trial.state in DONE or trial.intermediate_values:
+        return True
+    return trial.state == TrialState.RUNNING and (not study.is_ours(trial) or study.is_held(trial.user_attrs.get(RUN)))
 
 
 def _carry(checked: Checked, before: Study, study: Study, say: Say) -> None:

@@ -187,7 +187,8 @@ def slug(values: Mapping[str, Any], rest: Any) -> str:
     rest : plain data
         The rest of what makes a run another one.
     """
-    pairs = (f"{key.rpartition('.')[2]}-{grid.shown(value)}" for key, value in values.items())
+    shown = {key: f"{value:.4g}" if type(value) is float else grid.shown(value) for key, value in values.items()}
+    pairs = (f"{key.rpartition('.')[2]}-{text}" for key, text in shown.items())
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(pairs)).strip("_.-")[:LONGEST_SLUG]
     text = json.dumps([dict(values), rest], sort_keys=True, default=str)
     return f"{readable or 'trial'}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -15,6 +15,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ class Study:
         made.set_user_attr(SEARCH, search)
         return cls(storage, made.study_name, folder)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What must not change."""
         return dict(self.optuna.user_attrs[SETTINGS])
@@ -296,8 +297,10 @@ class Study:
         """Return the file whose lock says that a run is being trained."""
         return self.folder / "trials" / run / "lock"
 
-    def is_held(self, run: str) -> bool:
+    def is_held(self, run: str | None) -> bool:
         """Return whether a process trains a run."""
+        if run is None:
+            return False
         lock = try_lock(self.lock_path(run))
         if lock is not None:
             os.close(lock)

@@ -139,7 +139,7 @@ def _trained(trial: Trial, goals: Sequence[Objective], spec: Mapping[str, Any]) 
     run = Path(spec["runs"]) / plan.trainer.__name__ / spec["run"]
     if run.is_dir() and index.is_finished(run) and index.is_closed(run):
         files = reader.read(run)
-        if files.settings.get("_num_epochs") == str(spec["epochs"]):  # killed after its end
+        if spec["epochs"] == 0 or files.settings.get("_num_epochs") == str(spec["epochs"]):  # killed after its end
             return files.history
     trainer = built(plan, spec["run"])
     trainer.callbacks = [*components.each(trainer.callbacks, list, tuple), Report(trial, goals)]
