@@ -23,6 +23,7 @@ import threading
 import time
 from pathlib import Path
 
+import litserve
 import numpy as np
 import torch
 
@@ -87,29 +88,32 @@ def serve_ours(port, milliseconds):
     Server(OursSlow if milliseconds else Ours, settings).run()
 
 
+class API(litserve.LitAPI):
+    def __init__(self, milliseconds):
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=TIMEOUT)
+        self.milliseconds = milliseconds
+
+    def setup(self, device):
+        self.network = Digits(self.milliseconds)
+
+    def decode_request(self, request):
+        return request["inputs"][0]
+
+    def batch(self, inputs):
+        return inputs
+
+    def predict(self, inputs):
+        return self.network(inputs)
+
+    def unbatch(self, outputs):
+        return outputs
+
+    def encode_response(self, output):
+        return {"outputs": [output]}
+
+
 def serve_litserve(port, milliseconds):
-    import litserve
-
-    class API(litserve.LitAPI):
-        def setup(self, device):
-            self.network = Digits(milliseconds)
-
-        def decode_request(self, request):
-            return request["inputs"][0]
-
-        def batch(self, inputs):
-            return inputs
-
-        def predict(self, inputs):
-            return self.network(inputs)
-
-        def unbatch(self, outputs):
-            return outputs
-
-        def encode_response(self, output):
-            return {"outputs": [output]}
-
-    server = litserve.LitServer(API(max_batch_size=MAX_BATCH, batch_timeout=TIMEOUT), accelerator="cpu")
+    server = litserve.LitServer(API(milliseconds), accelerator="cpu")
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")
 
 
@@ -234,9 +238,11 @@ def measured(server, clients, seconds):
 
 def compare(milliseconds, rounds, seconds):
     """Print a table, and return the median rate of each server for each number of clients."""
-    servers = {name: Process(name, milliseconds) for name in SERVERS}
+    servers = {}
     found = {(name, clients): [] for clients in CLIENTS for name in SERVERS}
     try:
+        for name in SERVERS:
+            servers[name] = Process(name, milliseconds)
         for number in range(rounds):
             for clients in CLIENTS:
                 for name in SERVERS[number % 3 :] + SERVERS[: number % 3]:

@@ -22,6 +22,10 @@ def network(width=32, dropout=0.2):
 
 
 class Digits(ConvnetTrainer):
+    def define_data_attr(self):
+        # How a picture of any size becomes an input, for predict, trace and serve.
+        self.input_spec = {"mode": "L", "size": [8, 8], "classes": [str(digit) for digit in range(10)]}
+
     def get_trainloader(self):
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16

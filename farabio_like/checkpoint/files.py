@@ -85,6 +85,15 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], None], *others: Path,
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write the content of a file durably, see `write_durably`."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    write_durably(path, write)
+
+
 class _Counter(io.RawIOBase):
     """A file that only counts."""
 

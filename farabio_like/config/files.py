@@ -5,6 +5,7 @@ Merging and interpolation are OmegaConf's. What such a file means to a trainer i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,12 +17,15 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..packages import needs
+from .nested import get
 from .places import Places
 
+LARGEST = 1 << 23  # characters, with what stands for others
 SUFFIXES = (".yaml", ".yml", ".json")
 _PATH = str | os.PathLike[str]
 # A text with ${ in it is OmegaConf's to read, where backslashes before it are doubled.
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
+_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
 _KEY = re.compile(r"\[?([^.\[\]]+)\]?")
 
 
@@ -57,6 +61,7 @@ def load(*files: _PATH, overrides: Sequence[str] = ()) -> Any:
 
 def read(*files: _PATH, overrides: Sequence[str] = ()) -> tuple[Any, Places, Any]:
     """Do what `load` does; return also the places of the values, and what is written there, not interpolated."""
+    needs("omegaconf", "a configuration file", extra="cli")
     from omegaconf import OmegaConf
 
     from .overrides import apply
@@ -79,14 +84,15 @@ def read(*files: _PATH, overrides: Sequence[str] = ()) -> tuple[Any, Places, Any
 
 
 def _read_one(path: Path) -> tuple[Any, Mapping[Any, int]]:
-    needs("omegaconf", "a configuration file", extra="cli")
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     parse = _parser(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; expected a configuration file.")
-    if path.exists() and not path.is_file():
+    if not path.is_file():
         raise ConfigError(f"{path} is no regular file; expected a configuration file.")
     with open(path, "rb") as file:
-        data = file.read(4 * (1 << 23) + 4)  # more is more characters than are read
+        data = file.read(4 * LARGEST + 4)  # more is more characters than are read
     try:
         value, lines = parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -118,6 +124,10 @@ def _interpolated(data: Any, places: Places) -> Any:
     if not _has_interpolation(data):
         return data
     try:
+        if _size(data, data, {}) > LARGEST:
+            raise ConfigError(
+                f"{places.name}: with what they stand for, its values have more than {LARGEST} characters."
+            )
         return OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
@@ -134,6 +144,24 @@ def _has_interpolation(data: Any) -> bool:
     if isinstance(data, dict):
         return any(map(_has_interpolation, data.values()))
     return isinstance(data, list) and any(map(_has_interpolation, data))
+
+
+def _size(value: Any, root: Any, known: dict[str, int]) -> int:
+    """Return about how many characters a value has when others have come in their places."""
+    if isinstance(value, (dict, list)):
+        return 1 + sum(_size(part, root, known) for part in (value.values() if isinstance(value, dict) else value))
+    if not isinstance(value, str) or "${" not in value:
+        return len(value) if isinstance(value, str) else 1
+    total = len(value)
+    for name in _REFERENCE.findall(value):
+        if name not in known:
+            known[name] = 0  # of a circle, which OmegaConf finds
+            found = root
+            for key in _KEY.findall(name):
+                found = get(found, int(key) if isinstance(found, list) and key.isdecimal() else key)
+            known[name] = _size(found, root, known)
+        total += known[name]
+    return total
 
 
 def save(config: Any, file: _PATH) -> None:

@@ -164,10 +164,7 @@ class InputSpec:
             tensor = image_files.image_tensor(array, name)
         else:
             tensor = image_files.channels_first(self._scaled(array))
-        if self.mode == "F" and tensor.shape[0] == 3:
-            tensor = (tensor * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(0, keepdim=True)
-        if tensor.shape[0] != self.channels:
-            tensor = tensor.expand(self.channels, -1, -1).contiguous()
+        tensor = image_files.with_channels(tensor, self.channels, name)
         if not torch.isfinite(tensor).all():
             raise DataError(f"{name} has pixels that are NaN or infinite; expected finite numbers.")
         if self.mean is not None:

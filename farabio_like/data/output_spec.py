@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.config import Config, to_dict
 from ..errors import ConfigError, DataError, closest
 from .input_spec import EXAMPLE, InputSpec
 
@@ -219,6 +220,7 @@ class Description:
         ConfigError
             For a key that is not known, and for a value that is not allowed.
         """
+        spec = to_dict(spec) if isinstance(spec, Config) else spec
         if isinstance(spec, InputSpec):
             return cls(spec, OutputSpec())
         if spec is None:

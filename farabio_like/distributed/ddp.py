@@ -221,7 +221,9 @@ def average_next(trainer: "ConvnetTrainer", closes: bool, weigh: bool) -> None:
     for module in _parallel(trainer):
         # Gradients in shards are summed each time: gathered whole, they would take the memory that shards save.
         if isinstance(module, Replica):
-            module.require_backward_grad_sync = closes
+            # One that is frozen, a discriminator while its generator learns, would wait for gradients that never come,
+            # and send those of the next backward pass, which may have to gather on.
+            module.require_backward_grad_sync = closes and any(p.requires_grad for p in module.parameters())
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..trainer import ConvnetTrainer
 
 MODES = ("eval", "train")
+SEED = 0  # of the model and of its file: in train mode, dropout draws the same
 
 
 @dataclass
@@ -75,17 +76,30 @@ class Call:
         index = torch.arange(size) % self.batch
         return [tensor[index] if self.has_batch(tensor) else tensor for tensor in self.tensors.values()]
 
-    def run(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the outputs of the module for other tensors, by their place."""
-        return output_leaves(self.wrapped()(*tensors), self)
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the outputs of the module for other tensors; its buffers stay, and random numbers begin at `SEED`."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            try:
+                return self.wrapped()(*tensors)
+            finally:
+                for name, buffer in self.module.named_buffers():  # statistics of batch norm in train mode
+                    buffer.copy_(buffers[name])
 
     def is_plain(self) -> bool:
         """Return whether the module itself takes the tensors, one after the other."""
         return self.method == "forward" and not self.kwargs and all(isinstance(arg, Tensor) for arg in self.args)
 
-    def wrapped(self) -> nn.Module:
-        """Return a module whose forward takes the tensors, one after the other; the module itself where it does."""
-        return self.module if self.is_plain() else Flat(self)
+    def wrapped(self, flat_outputs: bool = False) -> nn.Module:
+        """Return a module whose forward takes the tensors, one after the other; the module itself where it does.
+
+        Parameters
+        ----------
+        flat_outputs : bool
+            Whether it returns the tensors that come out in a tuple, whatever their structure is.
+        """
+        return Flat(self, flat_outputs) if flat_outputs or not self.is_plain() else self.module
 
 
 class Flat(nn.Module):
@@ -95,10 +109,13 @@ class Flat(nn.Module):
     ----------
     call : Call
         Says how they are put together.
+    flat_outputs : bool
+        Whether to return a tuple of tensors, whatever the method returns.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, flat_outputs: bool = False) -> None:
         super().__init__()
+        self.flat_outputs = flat_outputs
         self.model = call.module
         self.method = call.method
         structure = (call.args, call.kwargs)
@@ -110,20 +127,40 @@ class Flat(nn.Module):
         """Return what the method returns."""
         given = {**self.fixed, **dict(zip(self.places, tensors, strict=True))}
         args, kwargs = like(self.structure, given)
-        return getattr(self.model, self.method)(*args, **kwargs)
+        outputs = getattr(self.model, self.method)(*args, **kwargs)
+        if not self.flat_outputs:
+            return outputs
+        return tuple(value for value in leaves(outputs).values() if isinstance(value, Tensor))
 
 
 class _OfTrainer(nn.Module):
-    """The models of a trainer, called as its `forward` does, which puts several together."""
+    """The models of a trainer, called as its `forward` does, which puts several together.
 
-    def __init__(self, trainer: ConvnetTrainer, models: Mapping[str, nn.Module]) -> None:
+    Parameters
+    ----------
+    trainer : ConvnetTrainer
+        With a batch under way.
+    """
+
+    def __init__(self, trainer: ConvnetTrainer) -> None:
         super().__init__()
-        self.models = nn.ModuleDict(models)
-        self._trainer = [trainer]  # in a list: nn.Module looks no further
+        models = {str(name): _own(module) for name, module in trainer.model.items()}
+        called: list[nn.Module] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in models.values()
+        ]
+        self._models = [models]  # in lists: nn.Module looks no further
+        self._trainer = [trainer]
+        with torch.no_grad():
+            self(_on_cpu(trainer.inputs))
+        for hook in hooks:
+            hook.remove()
+        # The others, a discriminator say, are none of the file's.
+        self.models = nn.ModuleDict({name: module for name, module in models.items() if module in called})
 
     def forward(self, inputs: Any) -> Any:
         trainer = copy.copy(self._trainer[0])
-        vars(trainer).update(model=dict(self.models.items()), inputs=inputs)
+        vars(trainer).update(model=self._models[0], inputs=inputs)
         return type(trainer).forward(trainer)
 
 
@@ -178,8 +215,7 @@ def of_trainer(trainer: ConvnetTrainer, batch: Any, method: str, mode: str) -> C
                 raise ConfigError(
                     f"{type(trainer).__name__} has several models, which have no method {method!r} alone."
                 )
-            models = {str(name): _own(part) for name, part in model.items()}
-            return _call(_OfTrainer(trainer, models), method, (trainer.inputs,), {}, mode)
+            return _call(_OfTrainer(trainer), method, (trainer.inputs,), {}, mode)
         inner = weights.unwrap(model)
         args, kwargs = _watched(trainer, inner)
         return _call(inner, method, args, kwargs, mode)
@@ -239,11 +275,8 @@ def _call(module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[st
         )
     own = module if isinstance(module, _OfTrainer) else _own(module)
     own.train(mode == "train")
-    values = {
-        name: value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
-        for name, value in leaves((args, kwargs)).items()
-    }
-    args, kwargs = like((args, kwargs), values)
+    args, kwargs = _on_cpu((args, kwargs))
+    values = leaves((args, kwargs))
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
     sizes = [len(tensor) for tensor in tensors if tensor.ndim > 0]
     if not sizes:
@@ -253,6 +286,11 @@ def _call(module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[st
             f"the batch has {sizes[0]} sample; expected 2 or more: what is traced with one may hold for one alone."
         )
     return Call(own, method, args, kwargs, sizes[0])
+
+
+def _on_cpu(inputs: Any) -> Any:
+    parts = leaves(inputs)
+    return like(inputs, {p: v.detach().cpu().contiguous() if isinstance(v, Tensor) else v for p, v in parts.items()})
 
 
 def _kinds(values: Mapping[str, Any]) -> str:
@@ -274,6 +312,13 @@ def output_leaves(outputs: Any, call: Call) -> dict[str, Tensor]:
             "tuple, list or dict of tensors."
         )
     return found
+
+
+def structure_of(outputs: Any) -> Any:
+    """Return the structure of outputs in plain data: in the place of each tensor its number, else None."""
+    parts = leaves(outputs)
+    numbers = {place: k for k, place in enumerate(p for p, value in parts.items() if isinstance(value, Tensor))}
+    return like(outputs, {place: numbers.get(place) for place in parts})
 
 
 def real_batch(trainer: ConvnetTrainer, least: int = 2) -> Any:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .calls import Call, output_leaves
+from .calls import SEED, Call, output_leaves
 from .formats import Program, run
 
 SIZES = (1, 2, 7)  # of the batches, beside that of the batch that was traced
-SEED = 0  # of both calls: in train mode, dropout draws the same
 
 
 @dataclass
@@ -55,7 +54,7 @@ def compare(call: Call, program: Program, sizes: Sequence[int] = SIZES) -> Diffe
     for size in sorted({*sizes, call.batch}):
         tensors = call.of_size(size)
         try:
-            expected = _expected(call, tensors)
+            expected = list(output_leaves(call.run(tensors), call).values())
         except Exception as error:  # of batch norm, say, that has no statistics of one sample
             found.left_out[size] = _first_line(error)
             continue
@@ -68,18 +67,6 @@ def compare(call: Call, program: Program, sizes: Sequence[int] = SIZES) -> Diffe
             continue
         found.by_size[size] = difference(given, expected)
     return found
-
-
-def _expected(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
-    buffers = {name: buffer.clone() for name, buffer in call.module.named_buffers()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return list(output_leaves(call.wrapped()(*tensors), call).values())
-    finally:
-        for name, buffer in call.module.named_buffers():  # statistics of batch norm in train mode
-            with torch.no_grad():
-                buffer.copy_(buffers[name])
 
 
 def difference(given: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

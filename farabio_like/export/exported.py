@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint.files import write_durably
+from ..checkpoint.files import write_bytes
 from ..data.output_spec import Description
 from ..duck_typing import is_a
 from ..errors import ConfigError
 from ..trainer import ConvnetTrainer
 from ..version import __version__
 from . import formats
-from .calls import Call, of_module, of_trainer
+from .calls import Call, of_module, of_trainer, output_leaves, structure_of
 from .compare import SIZES, Differences, compare
 
 TOLERANCE = 1e-4
@@ -126,6 +126,14 @@ def called(what: Any, batch: Any, method: str, mode: str) -> tuple[Call, dict[st
         call, owner, spec = of_module(what, batch, method, mode), type(what).__name__, None
     else:
         raise ConfigError(f"export got a {type(what).__name__}; expected a trainer or a module.")
+    try:
+        outputs = call.run(list(call.tensors.values()))
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"{type(call.module).__name__}.{method} does not take the batch: {type(error).__name__}: {said}"
+        ) from error
+    output_leaves(outputs, call)
     shapes = [list(t.shape[1:]) if call.has_batch(t) else list(t.shape) for t in call.tensors.values()]
     return call, {
         "farabio_like": __version__,
@@ -134,6 +142,7 @@ def called(what: Any, batch: Any, method: str, mode: str) -> tuple[Call, dict[st
         "method": method,
         "inputs": call.names,
         "shapes": shapes,
+        "outputs": structure_of(outputs),
         "types": [str(tensor.dtype).removeprefix("torch.") for tensor in call.tensors.values()],
         "description": Description.of(spec).to_dict(),
     }
@@ -145,7 +154,7 @@ def written(
     """Write a file under another name, read and compare it, and give it its name."""
     unnamed = path.with_name(f".{path.stem}.{os.getpid()}.unnamed{path.suffix}")
     try:
-        write_durably(unnamed, lambda file: file.write(content) and None)
+        write_bytes(unnamed, content)
         program, _ = formats.load(unnamed, form)
         found = Exported(path, compare(call, program, sizes), tolerance)
         if not found.is_same:

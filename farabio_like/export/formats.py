@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError, closest
 from ..inference.model import leaves
 from ..packages import needs
-from .calls import Call, quiet
+from .calls import Call, output_leaves, quiet
 
 ABOUT = "farabio_like.json"  # the name under which a file holds what it is
 SUFFIXES = {"jit": ".pth", "export": ".pt2", "onnx": ".onnx"}
@@ -71,9 +72,17 @@ def to_bytes(call: Call, form: str, about: Mapping[str, Any]) -> bytes:
 
 def traced(call: Call) -> Any:
     """Return a module of TorchScript that does what the call does."""
-    module = call.wrapped()
+    outputs = call.run(list(call.tensors.values()))
+    parts = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (list, tuple)) else []
+    # TorchScript has no dicts and lists of different kinds.
+    module = call.wrapped(flat_outputs=not all(isinstance(part, Tensor) for part in parts))
+    buffers = {name: buffer.clone() for name, buffer in call.module.named_buffers()}
     # Its own check would trace again with one batch, and fears dropout: what counts is compared with other sizes.
-    return torch.jit.trace(module, tuple(call.tensors.values()), strict=False, check_trace=False)
+    found = torch.jit.trace(module, tuple(call.tensors.values()), strict=False, check_trace=False)
+    with torch.no_grad():
+        for name, buffer in call.module.named_buffers():  # statistics of batch norm in train mode, which both share
+            buffer.copy_(buffers[name])
+    return found
 
 
 def _jit(call: Call, about: str) -> bytes:
@@ -96,9 +105,8 @@ def _pt2(program: Any, about: str) -> bytes:
 
 
 def _onnx(call: Call, program: Any, about: str) -> bytes:
-    with torch.no_grad():
-        outputs = leaves(call.wrapped()(*call.tensors.values()))
-    names = ["output"] if len(outputs) == 1 else [f"output_{number}" for number in range(len(outputs))]
+    count = len(output_leaves(call.run(list(call.tensors.values())), call))
+    names = ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
     from tqdm.std import tqdm
 
     interval, tqdm.monitor_interval = tqdm.monitor_interval, 0  # a thread that watches bars would outlive the call
@@ -130,7 +138,7 @@ def load(path: Path, form: str | None = None) -> tuple[Program, dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    form = {suffix: name for name, suffix in SUFFIXES.items()}.get(path.suffix) if form is None else form
+    form = form_of(path) if form is None else form
     if form is None:
         raise CheckpointError(
             f"{path} ends with {path.suffix or 'nothing'}; expected a file of farabio-like trace: "
@@ -147,6 +155,18 @@ def load(path: Path, form: str | None = None) -> tuple[Program, dict[str, Any]]:
         hint = " It may hold weights alone: give the folder of its run." if form == "jit" else ""
         raise CheckpointError(f"{path} cannot be read as a file of farabio-like trace: {said}.{hint}") from error
     return program, about if isinstance(about, dict) else {}
+
+
+def form_of(path: Path) -> str | None:
+    """Return the format of a file by what is in it, else by its suffix, None where neither tells."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any("/code/" in name for name in names):
+            return "jit"
+        if any("/models/" in name for name in names):
+            return "export"
+    return {suffix: name for name, suffix in SUFFIXES.items()}.get(path.suffix)
 
 
 def _load_jit(path: Path) -> tuple[Program, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..checkpoint import bounds
-from ..checkpoint.files import write_durably, write_text
+from ..checkpoint.files import write_bytes, write_text
 from ..data import image_files
 from ..data.output_spec import OutputSpec
 from ..errors import DataError
@@ -293,7 +293,7 @@ class Results:
         else:
             picture.save(buffer, format="PNG")
         target = path.with_name(f"{path.name}{'.npy' if picture is None else '.png'}")
-        write_durably(target, lambda file: file.write(buffer.getvalue()) and None)
+        write_bytes(target, buffer.getvalue())
 
     def _picture(self, array: Any) -> Any:
         if self.output.output == "images":

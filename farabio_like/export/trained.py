@@ -5,7 +5,7 @@ Prediction, services and queues all go through it, so that a picture is the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -172,8 +172,8 @@ class TrainedModel:
     def samples(self, value: Any, name: str = "the array") -> list[Sample]:
         """Return arrays as inputs: pictures, or what the model takes; a leading batch axis makes several.
 
-        Whole numbers of 8 or 16 bits without a sign are pixels, height x width (x channels), where it is known how a
-        picture becomes an input. Anything else is an input as it is.
+        Whole numbers of 8 or 16 bits without a sign are pixels, height x width (x channels), of tensors (channels x)
+        height x width, where it is known how a picture becomes an input. Anything else is an input as it is.
 
         Parameters
         ----------
@@ -186,12 +186,13 @@ class TrainedModel:
         DataError
             For another number of dimensions than an input has.
         """
+        value = _with_arrays(value, name)
         tensors = {place: _as_tensor(part, name) for place, part in leaves(value).items()}
         if not tensors:
             raise DataError(f"{name} is empty.")
         if len(tensors) == 1 and "" in tensors and (pictures := self._pictures(value, name)) is not None:
             return pictures
-        example = self._shapes()
+        example = self.input_shapes()
         if example is None or len(example) != len(tensors):
             sizes = {len(t) for t in tensors.values() if t.ndim > 0}
             if len(sizes) != 1:
@@ -213,12 +214,20 @@ class TrainedModel:
 
     def _pictures(self, value: Any, name: str) -> list[Sample] | None:
         """Return an array of pixels as inputs, None where it is none."""
-        array = value.numpy() if isinstance(value, Tensor) and value.dtype != torch.bfloat16 else value
+        spec = self.description.input
         own = self.trainer is not None and not hooks.is_default(self.trainer, "prepare_input")
-        if not isinstance(array, np.ndarray) or (self.description.input is None and not own):
+        array = value
+        if isinstance(value, Tensor) and value.dtype in (torch.uint8, torch.uint16, torch.bool):
+            array = (value.movedim(-3, -1) if value.ndim > 2 else value).detach().cpu().numpy()  # channels come first
+        if not isinstance(array, np.ndarray) or (spec is None and not own):
             return None
         if array.dtype not in (np.uint8, np.uint16, np.bool_):
             return None
+        if array.ndim == 3 and array.shape[0] in (3, 4) and array.shape[-1] > 4 and spec and spec.mode == "RGB":
+            raise DataError(
+                f"{name} has the shape {array.shape}, like channels x height x width; expected the channels "
+                "last: array.transpose(1, 2, 0). Several grey pictures are array[..., None]."
+            )
         colours = array.ndim > 2 and array.shape[-1] in (1, 3, 4)
         if array.ndim == (3 if colours else 2):
             return [self.prepare(array)]
@@ -229,8 +238,12 @@ class TrainedModel:
             "height x width x channels, or several of them. An input of the model has floating-point numbers."
         )
 
-    def _shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
-        """Return shape and type of each tensor of an input, None where they are not known."""
+    def input_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]] | None:
+        """Return shape and type of each tensor of an input, without a batch, None where they are not known.
+
+        Where the description has no size, height and width are 1; by a trainer's loaders they are those of their first
+        batch.
+        """
         if self._example is not None:
             return self._example
         spec = self.description.input
@@ -294,7 +307,9 @@ class TrainedModel:
             shapes = ", ".join(str(tuple(part.shape)) for part in leaves(batch).values())
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.name} does not take inputs of the shape {shapes}: {said}") from error
-        tensors = {place: tensor.detach().cpu() for place, tensor in leaves(outputs).items()}
+        parts_of = {place: part for place, part in leaves(outputs).items() if isinstance(part, Tensor)}
+        outputs = outputs if len(parts_of) == len(leaves(outputs)) else list(parts_of.values())
+        tensors = {p: part.detach().cpu() for p, part in leaves(outputs).items()}
         for place, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != len(values):
                 raise DataError(
@@ -315,6 +330,11 @@ class TrainedModel:
         device = self._about["device"]
         with torch.no_grad(), quiet():
             outputs = self._program(*(tensor.to(device) for tensor in leaves(batch).values()))
+        if isinstance(self._about.get("outputs"), (dict, list)):  # several, of which some formats keep no names
+            structure, found = self._about["outputs"], list(leaves(outputs).values())
+            numbers = {place: k for place, k in leaves(structure).items() if type(k) is int and 0 <= k < len(found)}
+            places = leaves(structure)
+            outputs = like(structure, {place: found[numbers[place]] if place in numbers else None for place in places})
         return self.description.output.activated(outputs)
 
 
@@ -348,6 +368,20 @@ def _opened(image: Any, most_pixels: int | None) -> Any:
         return image_files.pillow().fromarray(array)
     except TypeError as error:
         raise DataError(f"{name_of(image)} has pixels that Pillow does not know: {error}") from error
+
+
+def _with_arrays(value: Any, name: str) -> Any:
+    """Return numbers in lists as an array; dicts and lists of arrays as they are."""
+    if isinstance(value, Mapping):
+        return {key: _with_arrays(part, name) for key, part in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    if any(isinstance(part, (Tensor, np.ndarray, Mapping)) for part in value):
+        return [_with_arrays(part, name) for part in value]
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name} is a list of lists of different lengths.") from error
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:

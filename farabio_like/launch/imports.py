@@ -22,8 +22,10 @@ from ..packages import installed
 OURS = __name__.partition(".")[0]
 TRUSTED = ("torch", "torchvision", OURS)
 # What makes a part of a training: elsewhere in torch are functions that load and run code.
-_FUNCTIONS = ("torch.nn", "torch.optim", "torch.utils.data", "torch.functional", "torchvision.models")
-_FUNCTIONS += ("torchvision.transforms", "torchvision.ops", "torchvision.datasets", OURS)
+_FUNCTIONS = (
+    *("torch.nn", "torch.optim", "torch.utils.data", "torch.functional", OURS),
+    *("torchvision.models", "torchvision.transforms", "torchvision.ops", "torchvision.datasets"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,10 @@ class Sources:
             text = str(folder.resolve())
             sys.path[:] = [text, *(entry for entry in sys.path if entry != text)]
         for name, module in list(sys.modules.items()):
-            home = self.home_of(name.partition(".")[0])
             file = getattr(module, "__file__", None)
-            if home is None or not isinstance(file, str) or installed(Path(file)):
+            if self.home_of(name.partition(".")[0]) is None or not isinstance(file, str) or installed(Path(file)):
                 continue
-            if not Path(file).resolve().is_relative_to(home.resolve()):
+            if not self.has(name, Path(file)):
                 del sys.modules[name]
         importlib.invalidate_caches()
 
@@ -59,8 +60,17 @@ class Sources:
         """Return the folder that has a module of the user's, None for any other module."""
         if root in (*TRUSTED, "__main__") or root in sys.stdlib_module_names:
             return None
-        here = (f"{root}.py", f"{root}/__init__.py")
-        return next((folder for folder in self.folders for name in here if (folder / name).is_file()), None)
+        return next((each for each in self.folders if _has_module(each, root)), None)
+
+    def has(self, name: str, file: Path) -> bool:
+        """Return whether the file of a module is in the folder that the user's module of this name comes from."""
+        root = name.partition(".")[0]
+        home = self.home_of(root)
+        if home is None:
+            return False
+        # Not anywhere below the folder: the folders of runs are, with other versions of the same modules.
+        file = file.resolve()
+        return file == (home / f"{root}.py").resolve() or file.is_relative_to((home / root).resolve())
 
     def may_import(self, name: str) -> bool:
         """Return whether a module is trusted: torch, torchvision, ours, the user's, and those that are allowed."""
@@ -115,7 +125,10 @@ class Sources:
             raise ConfigError(
                 f"{where}: there is no file {file!r} beside the configuration.{closest(file, there)}{looked}"
             )
-        return ".".join(Path(file).with_suffix("").parts)
+        parts = Path(file).with_suffix("").parts
+        if parts[0] in sys.stdlib_module_names:
+            raise ConfigError(f"{where}: {file} has the name of a module of Python's own: give it another one.")
+        return ".".join(parts)
 
     def _walk(self, path: str, where: str, text: str) -> Any:
         """Import the module that a path begins with, and go from there."""
@@ -158,6 +171,11 @@ class Sources:
                     f"{where}: there is no module {name}. Put {name}.py beside the configuration, or install it."
                 ) from error
             raise ConfigError(f"{where}: {_line_of(error)}{error}.") from error
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    package = folder / name  # also one without __init__.py
+    return (folder / f"{name}.py").is_file() or (package.is_dir() and any(package.glob("*.py")))
 
 
 def _is_bound(found: Any) -> bool:

@@ -33,6 +33,8 @@ class FromPlan(Launched):
         Of the run's folder.
     """
 
+    keeps_code = True
+
     def __init__(self, plan: Plan, name: str | None = None) -> None:
         self.name = name
         self.plan = plan
@@ -42,6 +44,7 @@ class FromPlan(Launched):
         """Set settings, callbacks and loggers."""
         for name, value in self.plan.settings.items():
             setattr(trainer, name, value)
+        # Several processes, which have not met yet, would draw several.
         if trainer._seed is None and distributed.world_size() == 1:
             trainer._seed = random.SystemRandom().randrange(1 << 31)  # written down, so that the run can be repeated
             self.plan.settings["_seed"] = trainer._seed

@@ -72,8 +72,10 @@ def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> 
     if not isinstance(configuration, dict):
         raise ConfigError(f"{places.name} is a list; expected keys: {', '.join(KEYS)}.")
     if "trainer" not in configuration:
-        near = closest("trainer", map(str, configuration))
-        raise ConfigError(f"{places.name} has no trainer.{near} Write trainer: digits.py:Digits")
+        near = next((name for name in configuration if closest(str(name), ["trainer"])), None)
+        if near is not None:
+            raise ConfigError(f"{places.of(near)}: there is no {near!r}. Did you mean 'trainer'?")
+        raise ConfigError(f"{places.name} has no trainer. Write trainer: digits.py:Digits")
     sources.put_first()
     made = trainer_class(configuration["trainer"], sources, places.of("trainer"))
     found = Plan(made, configuration, written, sources, places)
@@ -117,7 +119,7 @@ def _constructor(cls: type[ConvnetTrainer]) -> tuple[list[str], Mapping[str, All
     for each in cls.__mro__:
         if "__init__" not in vars(each):
             continue
-        there = inspect.signature(each.__init__).parameters.values()
+        there = inspect.signature(vars(each)["__init__"]).parameters.values()
         names += [p.name for p in there if p.kind in _NAMED and p.name not in ("self", "config")]
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in there):
             break
@@ -262,6 +264,7 @@ def _named_stages(value: Any, checker: Checker) -> list[tuple[Any, Any, dict[str
         return []
     found = []
     for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+        name: Any
         if isinstance(each, dict) and isinstance(value, list) and set(each) == {"defaults"}:
             name, each = "defaults", each["defaults"]
         else:

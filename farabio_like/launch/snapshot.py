@@ -36,9 +36,8 @@ def copy_modules(sources: Sources, folder: Path) -> None:
 
 def _is_users(name: str, file: Path, sources: Sources) -> bool:
     root = name.partition(".")[0]
-    home = sources.home_of(root)
-    if home is not None:
-        return file.resolve().is_relative_to(home.resolve())
+    if sources.home_of(root) is not None:
+        return sources.has(name, file)
     return (
         root not in (OURS, "__main__")
         and any(root == each.partition(".")[0] for each in sources.allow)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +165,7 @@ def _network(network: str | nn.Module, names: list[str], weights: Any) -> nn.Mod
     elif all(NAME_OF_VGG.match(name) for name in names) and isinstance(
         getattr(network, "features", None), nn.Sequential
     ):
-        vgg = copy.deepcopy(network.features)
+        vgg = cast(nn.Sequential, copy.deepcopy(network.features))
     else:
         _check_names(names, dict(network.named_modules()))
         return copy.deepcopy(network)

@@ -33,7 +33,8 @@ LOOK = 0.2  # seconds between looks at the logs
 ASK_AGAIN = 0.5  # seconds between tries for a job that somebody else runs
 LAST_LINES = 10
 LONGEST_PAUSE = 60.0  # seconds before a task is tried again
-_KEEPER = str(Path(__file__).with_name("keeper.py"))
+# As a module, so that its byte code is kept; last in the path, where it hides none of the standard library.
+_KEEPER = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import keeper; keeper.main()"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -152,7 +153,11 @@ class Driver:
         try:
             lock = hold_job(folder)
             if lock is None:
-                self._wait_for(job, read_history(folder))
+                history = read_history(folder)
+                if history.end is None and history.is_alive is False:
+                    # Killed together with its driver: what they have left has the lock, and nobody to wait for it.
+                    life.end_processes(lambda: life.processes_of(str(folder)))
+                self._wait_for(job, history)
                 return False
             try:
                 return self._start_held(job, share, folder, lock)
@@ -189,7 +194,7 @@ class Driver:
                 log.write(f"--- start {history.starts + 1}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log_at = log.tell()
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _KEEPER],
+                [sys.executable, "-I", "-S", "-c", _KEEPER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

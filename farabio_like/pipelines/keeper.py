@@ -1,20 +1,24 @@
 """The process that runs one task: it starts the commands, ends what they leave, and writes down how it went.
 
-It is run by its path, in a Python without site-packages, so it imports nothing of this package and little else: a task
-pays for its start. It is the parent of everything that a task starts, dies with nothing of it alive, and ends the task
-when the driver has died, which is when its standard input ends. Which tasks run, and when, is decided in `driver`.
+It is run in a Python without site-packages, as a module of its own: it imports nothing of this package, and little
+else, since every task pays for its start. It is the parent of everything that a task starts, dies with nothing of it
+alive, and ends the task when the driver has died, which is when its standard input ends. Which tasks run, and when, is
+decided in `driver`.
 """
 
 from __future__ import annotations
 
+import _signal as signal  # the part in C of signal, without its enumerations
 import ctypes
 import marshal
 import os
 import select
-import signal
 import sys
 import time
-from typing import Any
+
+TYPE_CHECKING = False  # as that of typing, whose import takes as long as all others
+if TYPE_CHECKING:
+    from typing import Any
 
 STDIN, LOG = 0, 2
 MOST_OF_AN_END = 1024  # bytes, reserved beforehand: how a task went can be written down on a full disk too
@@ -253,6 +257,7 @@ def read_exactly(count: int) -> bytes:
     return data
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the task that the standard input says."""
     prctl(SET_CHILD_SUBREAPER, 1)
     Keeper(marshal.loads(read_exactly(int.from_bytes(read_exactly(8), "big")))).run()

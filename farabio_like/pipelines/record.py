@@ -291,4 +291,8 @@ def slug(cell: str) -> str:
     """Return a cell's name as that of a folder; two cells never share one."""
     plain = cell.replace(" ", ",")
     name = re.sub(r"[^\w.=,+-]", "_", plain, flags=re.ASCII)[:LONGEST_NAME].lstrip(".")
-    return name if name == plain else f"{name}.{hashlib.sha256(cell.encode(errors='replace')).hexdigest()[:8]}"
+    return (
+        name
+        if name == plain and "," not in cell
+        else f"{name}.{hashlib.sha256(cell.encode(errors='replace')).hexdigest()[:8]}"
+    )

@@ -132,22 +132,20 @@ def _tell_changes(record: Record, dag: Dag, plan: dict[str, Any], say: Say) -> l
 def _wanted(dag: Dag, rerun: Sequence[str], changed: Sequence[str]) -> list[str]:
     """Return the jobs that are to be run anew: those named, and what depends on them."""
     wanted: set[str] = set()
+    tasks = [job.task.name for job in dag.jobs.values()]
     for text in rerun:
-        found = (
-            list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
-        )
-        wanted.update(found)
+        wanted.update(changed if text == "changed" else matching(text, dag.jobs, tasks, "changed"))
     for name, job in dag.jobs.items():  # needs stand before what depends on them
         if wanted.intersection(job.needs):
             wanted.add(name)
     return [name for name in dag.jobs if name in wanted]
 
 
-def matching(text: str, jobs: Sequence[str] | dict[str, Any], tasks: Sequence[str]) -> list[str]:
+def matching(text: str, jobs: Sequence[str] | dict[str, Any], tasks: Sequence[str], *words: str) -> list[str]:
     """Return the jobs that a text names: one, or all cells of a task."""
     found = [name for name, task in zip(jobs, tasks, strict=True) if text in (name, task)]
     if not found:
-        near = closest(text, [*jobs, *tasks])
+        near = closest(text, [*jobs, *tasks, *words])
         raise ConfigError(f"there is no task '{text}'.{near} There are: {', '.join(dict.fromkeys(tasks))}.")
     return found
 

@@ -119,7 +119,7 @@ class _Reading:
             return [self.value(part, (*path, index), depth + 1) for index, part in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
-        if node.tag == "tag:yaml.org,2002:str" and node.style is None and _FLOAT.fullmatch(node.value):
+        if node.tag == "tag:yaml.org,2002:str" and not node.style and _FLOAT.fullmatch(node.value):
             return float(node.value)
         return self.loader.construct_object(node)
 

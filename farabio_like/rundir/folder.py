@@ -163,7 +163,7 @@ class RunDir:
         """The weights alone, for use elsewhere."""
         return self.path / layout.WEIGHTS
 
-    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], code: bool = True) -> None:
         """Write what is run: ``config.yaml``, ``environment.json`` and the code; in the first two no secrets."""
         if not distributed.is_main():
             return
@@ -176,7 +176,8 @@ class RunDir:
         try:
             (self.path / layout.CONFIG).write_text(to_yaml(body), encoding="utf-8")
             (self.path / layout.ENVIRONMENT).write_text(text + "\n", encoding="utf-8")
-            environment.copy_code(self.owner, self.path / layout.CODE)
+            if code:
+                environment.copy_code(self.owner, self.path / layout.CODE)
         except OSError as error:
             raise ConfigError(
                 f"the run folder {self.path} cannot be written: {error.strerror or error}. "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import hmac
 import time
@@ -39,7 +41,7 @@ class HTTP:
         self.service = service
         self.settings = service.settings
         token = self.settings.token
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._expected = None if token is None else token.encode()
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -109,9 +111,7 @@ class HTTP:
 
     def _check_token(self, request: Request) -> None:
         if self._expected is not None:
-            given = request.headers.get("authorization", "").encode("latin-1", "replace")
-            scheme, _, secret = given.partition(b" ")
-            if not hmac.compare_digest(scheme.title() + b" " + secret.strip(), self._expected):
+            if not hmac.compare_digest(_secret(request.headers.get("authorization", "")), self._expected):
                 raise RequestError(401, "the token is missing or wrong; expected Authorization: Bearer TOKEN")
 
     def _behind_token(self, page: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -207,9 +207,18 @@ def _wants_npy(request: Request) -> bool:
     return NPY in accept or (JSON not in accept and request.headers.get("content-type", "").lower().startswith(NPY))
 
 
+def _secret(header: str) -> bytes:
+    """Return the token that a header gives; browsers, for the page, ask for it as the password of anybody."""
+    scheme, _, secret = header.encode("latin-1", "replace").partition(b" ")
+    if scheme.lower() == b"basic":
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(secret).partition(b":")[2]
+    return secret.strip() if scheme.lower() == b"bearer" else b""
+
+
 def _headers(status: int) -> dict[str, str] | None:
     if status == 401:
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": 'Bearer, Basic realm="the token as password"'}
     return {"Retry-After": "1"} if status in (429, 503) else None
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from .payloads import error_body
 from .worker import Item, Result
 
+RESOLUTION = 0.001  # seconds by which timers of the event loop ring late, never early
+
 
 class Job:
     """One request on its way: its items, their results so far, and the future that its client waits on.
@@ -105,7 +107,7 @@ class Waiting:
         self._news.set()
 
     def add_alone(self, part: Slice) -> None:
-        """Let items go next, in a batch of their own: a worker died with them and with others."""
+        """Let items go next, in a batch of their own: they were in one that could not be answered."""
         self._alone.append(part)
         self.count += len(part)
         self._news.set()
@@ -115,7 +117,7 @@ class Waiting:
         if job in self._jobs:
             del self._jobs[job]
             self.count -= len(job.items) - job.taken
-        if job.deaths:
+        if self._alone:
             kept = deque(part for part in self._alone if part.job is not job)
             self.count -= sum(map(len, self._alone)) - sum(map(len, kept))
             self._alone = kept
@@ -124,15 +126,26 @@ class Waiting:
         """Return the requests that wait."""
         return [*self._jobs, *(part.job for part in self._alone)]
 
-    async def batch(self) -> list[Slice]:
-        """Wait for a batch: full, or what there is when the oldest request has waited for the timeout."""
+    async def batch(self, free_since: float, way: float) -> list[Slice]:
+        """Wait for a batch: full, or what there is when the oldest request has waited for the timeout.
+
+        Parameters
+        ----------
+        free_since : float
+            When the worker that gets it became free, by ``time.monotonic()``: for a request that comes soon after, the
+            timeout counts from there. Who asks again and again is not kept longer than the timeout each time.
+        way : float
+            Seconds that a batch takes to the worker; it leaves so much earlier.
+        """
         while True:
             if self._alone:
                 self.count -= len(self._alone[0])
                 return [self._alone.popleft()]
             left = None
             if self._jobs:
-                left = next(iter(self._jobs)).arrived + self.timeout - time.monotonic()
+                arrived = next(iter(self._jobs)).arrived
+                begun = free_since if free_since <= arrived < free_since + self.timeout else arrived
+                left = begun + self.timeout - way - RESOLUTION - time.monotonic()
                 if self.count >= self.max_batch or left <= 0:
                     return self._take()
             await self._news_or(left)

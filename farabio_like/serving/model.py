@@ -28,9 +28,10 @@ class ModelPredictor(Predictor):
 
     def setup(self) -> None:
         """Load the model."""
-        device = None if self.path.is_dir() else self.device
+        # A run computes where its trainer does, ONNX on the CPU.
+        device = None if self.path.is_dir() or self.path.suffix == ".onnx" else self.device
         self.model = TrainedModel.load(self.path, self.checkpoint, device)
-        example = self.model._shapes()
+        example = self.model.input_shapes()
         self.array_axes = len(example[0][0]) if example is not None and len(example) == 1 else None
         trainer = self.model.trainer
         own = trainer is not None and not hooks.is_default(trainer, "prepare_input")

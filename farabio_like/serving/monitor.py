@@ -9,13 +9,13 @@ from typing import Any
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.4rem}h2{font-size:1.05rem;margin:1.6rem 0 .2rem}svg{width:100%;height:11rem;background:#f7f7f7}
 code,pre{background:#f2f2f2;padding:.1rem .3rem;border-radius:3px}td,th{padding:.15rem .8rem .15rem 0;text-align:left}
-small{color:#666}.a{fill:none;stroke:#1f77b4;stroke-width:1.5}.b{fill:none;stroke:#d62728;stroke-width:1.5}
+small{color:#666}.a,.b{fill:none;stroke:#1f77b4;stroke-width:2;stroke-linecap:round}.b{stroke:#d62728}
 .bar{fill:#1f77b4}.bad{fill:#d62728}"""
 
 _CHART = """
 const box=(w,h,body)=>`<svg viewBox="0 0 ${w} ${h}" preserveAspectRatio="none">${body}</svg>`;
 const line=(rows,key,top,name)=>{let d="",pen="M";rows.forEach((r,i)=>{if(r[key]===null){pen="M";return}
- d+=`${pen}${i*10+5},${105-100*r[key]/top}`;pen="L"});return `<path class="${name}" d="${d}"/>`};
+ d+=`${pen}${i*10+5},${105-100*r[key]/top}h.1`;pen="L"});return `<path class="${name}" d="${d}"/>`};
 async function draw(){
  const answer=await fetch("monitor/hour");if(!answer.ok)return;
  const rows=await answer.json(),most=Math.max(1,...rows.map(r=>r.requests)),top=Math.max(1,...rows.map(r=>r.p99||0));

@@ -51,7 +51,7 @@ def document(with_token: bool) -> dict[str, Any]:
     with_token : bool
         Whether clients need one.
     """
-    security = [{"token": []}] if with_token else []
+    security: list[Any] = [{"token": []}] if with_token else []
     paths = {
         "/predict": {"post": _predict(security)},
         "/health": {"get": _get("Whether the process is alive.", "application/json", [])},

@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import pickle
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -25,6 +26,7 @@ from .settings import ServeSettings
 from .worker import LENGTH, Item, Result, framed, work
 
 MOST_RESTARTS = 5  # in a row, with no batch answered in between
+LONGEST_WAY = 0.002  # seconds by which a batch leaves earlier, so that it is there in time
 PATIENCE = 5.0  # seconds for a worker to end when it is told to
 
 
@@ -51,10 +53,13 @@ class Worker:
         self.ready = False
         self.late = False  # ended by us: the batch took too long
         self.batch: list[Slice] = []
+        self.free_since = 0.0  # by the clock of all processes, time.monotonic()
+        self.way = 0.0  # seconds that the last batch took to arrive
         self.deaths = 0  # in a row
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0.0
 
     async def start(self) -> tuple[int | None, bool]:
         """Start the process, wait until its predictor has set up, and return which arrays it takes.
@@ -67,17 +72,20 @@ class Worker:
             Where the process died.
         """
         ours, theirs = socket.socketpair()
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**20)
         threads = self.settings.threads or (1 if self.settings.workers > 1 else None)
         arguments = (self.make, theirs, device_of(self.settings.device, self.index), self.settings.max_pixels, threads)
         self.late = False
         self.process = context().Process(
             target=work, args=arguments, name=f"farabio-like-worker-{self.index}", daemon=True
         )
+        starting = asyncio.get_running_loop().run_in_executor(None, self.process.start)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self.process.start)
+            await asyncio.shield(starting)
         finally:
+            if not starting.done():  # cancelled: a process that is being made cannot be left alone
+                await asyncio.wait({starting})
             theirs.close()
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**20)
         kind, what = await self._receive()
         if kind == "broken":
             raise ServiceError(f"the predictor cannot be set up: {what}")
@@ -87,8 +95,9 @@ class Worker:
     def send(self, batch: list[Slice]) -> None:
         """Give a batch to the process; `results` returns what it says to it."""
         assert self._writer is not None
-        self.batch = batch
-        self._writer.write(framed([part.items for part in batch]))
+        message = framed([part.items for part in batch])
+        self.batch, self._sent = batch, time.monotonic()
+        self._writer.write(message)
         self._time()
 
     async def results(self) -> list[list[Result]]:
@@ -105,7 +114,9 @@ class Worker:
         finally:
             if self._timer:
                 self._timer.cancel()
-        return message[1]
+        _, results, came, self.free_since = message
+        self.way = min(max(came - self._sent, 0.0), LONGEST_WAY)
+        return results
 
     def _time(self) -> None:
         if self._timer:
@@ -220,6 +231,7 @@ class Pool:
         """Start the workers; `ready` and `failure` say how it went."""
         self._tasks = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
         self._tasks.append(asyncio.create_task(self._share_out()))
+        self._tasks[-1].add_done_callback(self.fail_with)
 
     def submit(self, items: list[Item]) -> Job:
         """Take a request; its results are in ``job.done``.
@@ -298,11 +310,26 @@ class Pool:
         """Give batches to workers that are free, whichever comes first."""
         while True:
             await self._until_free()
-            batch = await self.waiting.batch()
+            first = next(iter(self._free))
+            batch = await self.waiting.batch(first.free_since, first.way)
             await self._until_free()  # the free one may have died meanwhile
             worker = next(iter(self._free))
-            del self._free[worker]
-            worker.send(batch)
+            try:
+                worker.send(batch)
+            except (RecursionError, MemoryError):
+                self._sort_out(batch)
+            else:
+                del self._free[worker]
+
+    def _sort_out(self, batch: list[Slice]) -> None:
+        """Refuse the requests that cannot be sent to a worker, and let the others of a batch go alone."""
+        for part in batch:
+            try:
+                framed([part.items])
+            except (RecursionError, MemoryError):
+                part.job.refuse(422, "the input is nested too deeply, or too large")
+            else:
+                self.waiting.add_alone(part)
 
     async def _until_free(self) -> None:
         while not self._free:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
@@ -60,7 +60,7 @@ class ServeSettings:
     workers: int = 1
     max_batch: int = 8
     timeout: float = 0.02
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     max_body: int = 32 * 2**20
     max_pixels: int = MAX_PIXELS
     max_waiting: int = 1024
@@ -98,6 +98,3 @@ class ServeSettings:
             raise ConfigError(f"{name} is {value!r}; expected a number, {allowed}.")
         if not (least <= value and (most is None or value <= most) and value < float("inf")):
             raise ConfigError(f"{name} is {value!r}; expected {allowed}.")
-
-
-NAMES = [field.name for field in fields(ServeSettings)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import fields
@@ -38,6 +39,7 @@ def read(file: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no UTF-8.") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no keys; expected serve: RUN, port: 8000, ...")
     kinds, found = {**_OWN, **_KINDS}, {}
@@ -64,13 +66,14 @@ def _substituted(value: Any, where: str) -> Any:
 
 
 def _of_kind(value: Any, kind: str, where: str) -> Any:
-    if value is None or isinstance(value, bool):
-        if isinstance(value, bool):
-            raise ConfigError(f"{where} is {value}; expected a {'text' if kind == 'str' else 'number'}.")
+    if value is None:
         return None
-    if kind == "str":
+    expected = {"str": "text", "int": "a whole number"}.get(kind, "a number")
+    if kind == "str" and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    try:
-        return int(value) if kind == "int" and not isinstance(value, float) else float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where} is {value!r}; expected a number.") from None
+    if kind != "str" and isinstance(value, str | int | float) and not isinstance(value, bool):
+        number = {"int": int, "float": float}[kind]
+        if not (kind == "int" and isinstance(value, float)):
+            with contextlib.suppress(ValueError):
+                return number(value)
+    raise ConfigError(f"{where} is {value!r}; expected {expected}.")

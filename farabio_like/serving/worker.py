@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -74,8 +75,10 @@ def work(
     channel.sendall(framed(("ready", (predictor.array_axes, predictor.takes_pixels))))
     try:
         while header := stream.read(LENGTH.size):
-            items = pickle.loads(stream.read(*LENGTH.unpack(header)))
-            channel.sendall(framed(("done", answer_batch(predictor, items, lambda: channel.sendall(RETRYING)))))
+            body = stream.read(*LENGTH.unpack(header))
+            came = time.monotonic()
+            results = answer_batch(predictor, pickle.loads(body), lambda: channel.sendall(RETRYING))
+            channel.sendall(framed(("done", results, came, time.monotonic())))
     except (BrokenPipeError, ConnectionResetError, EOFError, pickle.UnpicklingError):
         pass  # the pool has gone
     finally:

@@ -19,9 +19,12 @@ class Launched:
     ----------
     name : str or None
         Of the run's folder, in place of a number.
+    keeps_code : bool
+        Whether `describe` copies the code, by the names that it is imported under.
     """
 
     name: str | None = None
+    keeps_code: bool = False
 
     def settle(self, trainer: ConvnetTrainer) -> None:
         """Set settings and callbacks, after the class has set its own."""

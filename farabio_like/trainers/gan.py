@@ -82,8 +82,10 @@ class GanTrainer(ReadyMadeTrainer):
     """
 
     OPTIONS: ClassVar[dict[str, Allowed]] = OPTIONS
+    SEVERAL_NETWORKS: ClassVar[bool] = True
 
     _lr: Any = 2e-4
+    _betas = (0.5, 0.999)  # of Adam
     _batch_size: int = 64
     _loss: Any = "standard"
     _latent_size: Any = 100
@@ -102,7 +104,7 @@ class GanTrainer(ReadyMadeTrainer):
         problems = [allowed.problem(f"_{name}", getattr(self, f"_{name}")) for name, allowed in self.OPTIONS.items()]
         if any(problems):
             raise ConfigError(f"{type(self).__name__}: {next(filter(None, problems))}")
-        gan_sides.check(self)
+        self.check_networks()
         if self.criterion is None:
             self.criterion = self.build_criterion()
 
@@ -135,12 +137,13 @@ class GanTrainer(ReadyMadeTrainer):
 
     def build_optimizer(self) -> Any:
         """Return an optimizer for each network."""
-        makes, rates, found = self._parts["optimizer"], self._lr, {}
+        found = {}
+        makes = gan_sides.by_network(self, "optimizer", self._parts["optimizer"])
+        rates = gan_sides.by_network(self, "lr", self._lr)
         for key, network in self.model.items():
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-            make = makes[key] if isinstance(makes, Mapping) else makes
-            lr = rates[key] if isinstance(rates, Mapping) else rates
-            found[key] = torch.optim.Adam(parameters, lr, (0.5, 0.999)) if make is None else make(parameters)
+            make, lr = makes[key], rates[key]
+            found[key] = torch.optim.Adam(parameters, lr, self._betas) if make is None else make(parameters)
         return found
 
     def build_scheduler(self) -> Any:
@@ -148,7 +151,7 @@ class GanTrainer(ReadyMadeTrainer):
         makes = self._parts["scheduler"]
         if makes is None:
             return None
-        makes = makes if isinstance(makes, Mapping) else dict.fromkeys(self.optimizer, makes)
+        makes = gan_sides.by_network(self, "scheduler", makes, all_of_them=False)
         return {key: make(self.optimizer[key]) for key, make in makes.items()}
 
     def build_callbacks(self) -> list[Any]:
@@ -161,6 +164,10 @@ class GanTrainer(ReadyMadeTrainer):
     def best_by(self) -> str | None:
         """Return None: the losses of a GAN do not tell which epoch is best."""
         return None
+
+    def check_networks(self) -> None:
+        """Raise a ConfigError where one side has no network or no optimizer. Called by the constructor."""
+        gan_sides.check(self)
 
     # ---------------------------------------------------------------- one batch
 
@@ -218,7 +225,7 @@ class GanTrainer(ReadyMadeTrainer):
     def generator_loss(self) -> Any:
         """Return the loss of the generators, and set ``self.outputs``. Also called in evaluation."""
         fake = self.outputs = self.generate()
-        real = self.discriminate(self.real_images()) if self.criterion.needs_real else None
+        real = self.discriminate(self.real_images()) if getattr(self.criterion, "needs_real", False) else None
         return self.criterion.generator(self.discriminate(fake), real)
 
     def generator_backward(self) -> None:
@@ -242,7 +249,7 @@ class GanTrainer(ReadyMadeTrainer):
 
     def generate(self) -> Any:
         """Return generated images, as many as the batch has: of noise, and of the labels where ``_conditional``."""
-        return _made_of(self, self.sample_noise(len(self.real_images())))
+        return self._generated(self.sample_noise(len(self.real_images())))
 
     def discriminate(self, images: Any) -> Any:
         """Return the discriminator's logits, with ``_image_noise`` added to the images before."""
@@ -259,7 +266,12 @@ class GanTrainer(ReadyMadeTrainer):
 
     def forward(self) -> Any:
         """Return what the generator makes of ``self.inputs``, noise say: what `predict` gives."""
-        return _made_of(self, self.inputs)
+        return self._generated(self.inputs)
+
+    def _generated(self, inputs: Any) -> Any:
+        """Return what the generator makes of its inputs: of several outputs the first."""
+        outputs = gan_sides.network(self, "generator", "generate")(inputs, *_labels(self))
+        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
     # ---------------------------------------------------------------- evaluation
 
@@ -274,12 +286,6 @@ class GanTrainer(ReadyMadeTrainer):
         """Take the batch, and measure the losses of both sides."""
         self.take_batch(item)
         self.evaluate_batch(item)
-
-
-def _made_of(trainer: GanTrainer, inputs: Any) -> Any:
-    """Return what the generator makes of its inputs: of several outputs the first."""
-    outputs = gan_sides.network(trainer, "generator", "generate")(inputs, *_labels(trainer))
-    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
 
 def _labels(trainer: GanTrainer) -> tuple[Any, ...]:

@@ -113,6 +113,26 @@ def network(trainer: ConvnetTrainer, key: str, method: str) -> nn.Module:
     )
 
 
+def by_network(trainer: ConvnetTrainer, name: str, given: Any, all_of_them: bool = True) -> Mapping[str, Any]:
+    """Return an argument for each network: its own, where a dict is given.
+
+    Raises
+    ------
+    ConfigError
+        For a dict with a key that no network has, or, where `all_of_them` need one, without one of theirs.
+    """
+    model = trainer.model
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(model, given)
+    unlike = set(given) ^ set(model) if all_of_them else set(given) - set(model)
+    if unlike:
+        raise ConfigError(
+            f"{type(trainer).__name__}: {name} has the keys {list(given)}, and the networks are {list(model)}. "
+            "Name each by its network."
+        )
+    return given
+
+
 def can_generate(trainer: GanTrainer) -> bool:
     """Return whether `generate` has a network to use, or is the subclass's own."""
     own = not type(trainer).generate.__module__.startswith(f"{__package__}.")
@@ -140,6 +160,12 @@ def check(trainer: GanTrainer) -> None:
                     f"{name}: self.{what} has no {side} among its keys {list(parts)}. Name them 'generator' and "
                     "'discriminator', or 'generator_a', 'discriminator_b'."
                 )
+    own = not type(trainer).discriminator_loss.__module__.startswith(f"{__package__}.")
+    if not own and trainer.criterion is not None and not hasattr(trainer.criterion, "discriminator"):
+        raise ConfigError(
+            f"{name}: self.criterion is a {type(trainer.criterion).__name__}, which gives no loss for each side. Write "
+            "self.criterion = AdversarialLoss('standard'), or override discriminator_loss and generator_loss."
+        )
     parts = [part for network in networks(trainer, judges=True) for part in network.modules()]
     if trainer._gradient_penalty is not None and any(isinstance(part, _BatchNorm) for part in parts):
         warnings.warn(

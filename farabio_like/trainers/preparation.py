@@ -1,7 +1,7 @@
 """How the data sets of a ready-made trainer make inputs of pictures, where that can be known: as an ``input_spec``.
 
-Known are `ImageMaskFolder` and those of torchvision, with the transforms of torchvision whose numbers `InputSpec` gives
-to the last bit. A transform of one's own, and one that resizes tensors, tell nothing.
+Known are `ImageMaskFolder`, `PairedImages` and those of torchvision, with the transforms of torchvision whose numbers
+`InputSpec` gives to the last bit. A transform of one's own, and one that resizes tensors, tell nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from ..data.image_masks import ImageMaskFolder
+from ..data.paired_folders import PairedFolders
 from .masks import Named
 
 # Changes of the training data that leave what an input is.
@@ -39,16 +39,16 @@ def known_input(sources: Iterable[Any]) -> dict[str, Any]:
         data = source
         while isinstance(data, (DataLoader, Subset, Named)):
             data = data.dataset
-        found = _of_folder(data) if isinstance(data, ImageMaskFolder) else _of_torchvision(data)
+        found = _of_folder(data) if isinstance(data, PairedFolders) else _of_torchvision(data)
         if found is not None:
             return found
     return {}
 
 
-def _of_folder(data: ImageMaskFolder) -> dict[str, Any] | None:
-    # Grey without rounding, as `ImageMaskFolder` makes it of colours.
+def _of_folder(data: PairedFolders) -> dict[str, Any] | None:
+    # Grey without rounding, as these folders make it of colours.
     mode = {1: "F", 3: "RGB"}.get(data.channels)
-    return None if mode is None else _followed(data.transform, {"mode": mode}, scaled=True)
+    return None if mode is None else _followed(getattr(data, "transform", None), {"mode": mode}, scaled=True)
 
 
 def _of_torchvision(data: Any) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from .. import components
 from ..callbacks.metric import MetricCallback
 from ..checkpoint import plain
 from ..config.allowed import Allowed, anything, path, positive, whole
-from ..config.config import Config
+from ..config.config import Config, to_dict
 from ..config.settings import DEFINITIONS
 from ..data.image_files import read_image, with_channels
 from ..data.output_spec import OutputSpec
@@ -107,6 +107,9 @@ class ReadyMadeTrainer(ConvnetTrainer):
         "loss": anything(),
     }
 
+    #: Whether `model`, `optimizer` and `scheduler` may be dicts.
+    SEVERAL_NETWORKS: ClassVar[bool] = False
+
     _seed = 0
     _lr: float = 1e-3
     _batch_size: int = 8
@@ -136,7 +139,7 @@ class ReadyMadeTrainer(ConvnetTrainer):
         input_spec: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        _check_parts(type(self).__name__, model=model, optimizer=optimizer, scheduler=scheduler)
+        _check_parts(type(self), model=model, optimizer=optimizer, scheduler=scheduler)
         options.update(classes=classes, mode=mode, loss=loss, input_spec=input_spec)
         given = self._take_options(Config(config), options)
         if given.get("input_spec") is not None:
@@ -274,6 +277,7 @@ class ReadyMadeTrainer(ConvnetTrainer):
 
     def _described(self, given: Any) -> Any:
         """Return the ``input_spec`` with what the trainer knows of it; what the user says counts."""
+        given = to_dict(given) if isinstance(given, Config) else given
         if given is not None and not isinstance(given, Mapping):
             return given  # what is wrong with it is said before the run
         given = dict(given or {})
@@ -325,12 +329,13 @@ _EXAMPLES = {
 }
 
 
-def _check_parts(owner: str, **parts: Any) -> None:
+def _check_parts(owner: type[ReadyMadeTrainer], **parts: Any) -> None:
     """Raise for a part that is no function, as an optimizer that is made already."""
     for name, part in parts.items():
-        if part is not None and not callable(part):
+        several = owner.SEVERAL_NETWORKS and isinstance(part, Mapping)
+        if part is not None and not all(map(callable, part.values() if several else (part,))):
             raise ConfigError(
-                f"{owner}({name}=...) is a {type(part).__name__}; expected a function that makes one. Write "
+                f"{owner.__name__}({name}=...) is a {type(part).__name__}; expected a function that makes one. Write "
                 f"{_EXAMPLES[name]}."
             )
 

@@ -116,7 +116,8 @@ def _open_folder(trainer: ConvnetTrainer) -> None:
     if trainer._logdir is not None and state.folder is None:
         state.folder = rundir.RunDir(trainer._logdir, type(trainer), state.launched.name)
         trainer.run_dir = state.folder.path
-        state.folder.describe(to_dict(trainer.config), {name: getattr(trainer, name) for name in SETTINGS})
+        settings = {name: getattr(trainer, name) for name in SETTINGS}
+        state.folder.describe(to_dict(trainer.config), settings, code=not state.launched.keeps_code)
         if distributed.is_main():
             state.launched.describe(state.folder.path)
         if not state.resumption.ended:

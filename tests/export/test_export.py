@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from farabio_like import CheckpointError, ConfigError, DataError
 from farabio_like.callbacks import EMA
-from farabio_like.export import export
+from farabio_like.export import TrainedModel, export
 from farabio_like.export.compare import difference
-from farabio_like.export.formats import load
+from farabio_like.export.formats import SUFFIXES, form_of, load
 from farabio_like.models.segmentation import ResnetUnet
 from tests.trainers import Tiny
 
@@ -79,6 +79,7 @@ def test_the_file_gives_what_the_trainer_predicts(form, folder):
     found = export(trainer, folder / "a", format=form)
     assert found.is_same and set(found.differences.by_size) == {1, 2, 4, 7}
     program, about = load(found.path, form)
+    assert form == "onnx" or form_of(found.path) == form
     torch.testing.assert_close(program(IMAGES), next(trainer.predict(IMAGES)))
     assert about["class"] == "Digits" and about["shapes"] == [[1, 8, 8]] and about["format"] == form
     assert trainer.model.body[0].weight.requires_grad and trainer.model.training
@@ -153,6 +154,8 @@ def test_several_inputs_and_outputs(form, folder):
     given = program(x, y, scale)
     given = given["sum"] if isinstance(given, dict) else given[0]
     torch.testing.assert_close(given, expected["sum"].detach())
+    (answer,) = TrainedModel.load(found.path.rename(folder / f"a{SUFFIXES[form]}")).predict([(x[0], y[0], scale[0])])
+    assert set(answer) == {"sum", "first"} and np.allclose(answer["sum"], expected["sum"][0].detach(), atol=1e-6)
 
 
 def test_several_models_are_put_together_as_forward_does(folder):
@@ -189,6 +192,7 @@ def test_train_mode_draws_and_batch_norm_takes_no_single_sample(form, folder):
     assert found.is_same and list(found.differences.left_out) == [1]
     assert torch.equal(model[2].running_mean, before)
     program, _ = load(found.path, form)
+    assert torch.equal(dict(program.named_buffers())["2.running_mean"], before)
     assert not torch.equal(program(IMAGES), program(IMAGES))
     program(IMAGES).sum().backward()
     assert all(parameter.grad is not None for parameter in program.parameters())
@@ -275,7 +279,7 @@ def test_batches_that_do_not_do(folder):
         export(Classifier(), folder / "a", IMAGES[:1])
     with pytest.raises(DataError, match="no tensor with a batch axis"):
         export(Classifier(), folder / "a", {"a": 1})
-    with pytest.raises(ConfigError, match=r"Classifier\.forward cannot be exported as jit"):
+    with pytest.raises(ConfigError, match=r"Classifier\.forward does not take the batch"):
         export(Classifier(), folder / "a", torch.rand(2, 5))
     with pytest.raises(ConfigError, match="expected a trainer or a module"):
         export("model", folder / "a", IMAGES)
@@ -316,3 +320,15 @@ def test_differences():
     assert np.isnan(difference([one], [one[:2]])) and np.isnan(difference([one.long()], [one]))
     assert difference([one], [torch.zeros(4)]) == float("inf")
     assert json.dumps(difference([], [])) == "0.0"
+
+
+def test_a_model_that_is_not_called_is_no_part_of_the_file(folder):
+    class Adversarial(Tiny):
+        def build_model(self):
+            self.model = {"generator": nn.Linear(3, 2), "discriminator": nn.Linear(2, 1)}
+
+        def forward(self):
+            return self.model["generator"](self.inputs)
+
+    program, _ = load(export(Adversarial(), folder / "a.pth").path)
+    assert [tuple(parameter.shape) for parameter in program.parameters()] == [(2, 3), (2,)]

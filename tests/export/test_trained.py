@@ -23,10 +23,10 @@ def classifier(outputs=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
 
 
-def trainer_of_classes(**options):
+def trainer_of_classes(config=None, **options):
     data = TensorDataset(torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
     given = {**QUIET, "classes": ["a", "b", "c"], "train": data, "valid": data, "input_spec": SPEC, **options}
-    return ClassificationTrainer(model=classifier, **given)
+    return ClassificationTrainer(config, model=classifier, **given)
 
 
 @pytest.mark.parametrize("form", [None, "jit", "export", "onnx"])
@@ -58,6 +58,12 @@ def test_arrays_are_pixels_or_inputs():
         found = model.samples(pixels)
         assert len(found) == 5 and torch.equal(found[0].value, one) and found[0].size == (8, 8)
     assert torch.equal(model.samples(PIXELS[0])[0].value, one)
+    assert torch.equal(model.samples(torch.from_numpy(PIXELS[:1]))[0].value, one)
+    assert torch.equal(model.samples(torch.from_numpy(PIXELS[:, None]))[0].value, one)
+    colours = TrainedModel.of(trainer_of_classes(input_spec={"mode": "RGB", "size": 8}))
+    with pytest.raises(DataError, match="like channels x height"):
+        colours.samples(np.zeros((3, 8, 8), np.uint8))
+    assert colours.samples(torch.zeros(3, 8, 8, dtype=torch.uint8))[0].value.shape == (3, 8, 8)
     batch = np.random.default_rng(0).random((4, 1, 8, 8))
     found = model.samples(batch)
     assert len(found) == 4 and found[0].value.dtype == torch.float32
@@ -130,6 +136,18 @@ def test_a_segmentation_records_how_its_folder_reads(tmp_path):
     model = TrainedModel.of(trainer)
     found = model.predictions([model.prepare(tmp_path / "images" / "1.png")])[0]
     assert torch.equal(found, next(trainer.predict(data[1][0][None]))[0])
+
+
+def test_the_configuration_may_say_it(tmp_path):
+    assert trainer_of_classes(config={"input_spec": SPEC}, input_spec=None).input_spec["mode"] == "L"
+
+    class Configured(Tiny):
+        def define_data_attr(self):
+            self.input_spec = self.config.spec
+
+    trainer = Configured({"spec": {"mode": "L", "size": [1, 3]}, "_logdir": str(tmp_path)})
+    trainer.train()
+    assert TrainedModel.of(trainer).prepare(PIXELS[0]).value.shape == (1, 1, 3)
 
 
 def test_a_mistake_in_the_description_ends_the_run_before_it_begins(tmp_path):

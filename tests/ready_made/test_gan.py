@@ -192,6 +192,16 @@ def test_two_generators_and_two_discriminators(settings, joint):
     assert trainer.history[-1]["train"].keys() == {"loss_d", "loss_g"}
 
 
+def test_each_optimizer_has_a_scaler_of_its_own_in_fp16():
+    trainers = [Gan({"_precision": precision, "norm": False}) for precision in ("fp32", "fp16")]
+    for trainer in trainers:
+        torch.manual_seed(0)
+        trainer.train()
+    assert set(trainers[1]._run_state.stepping.scalers) == {"generator", "discriminator"}
+    for one, other in zip(*(states(trainer.model).values() for trainer in trainers), strict=True):
+        torch.testing.assert_close(one, other, atol=0.1, rtol=0)
+
+
 # Subclasses of another style
 
 
@@ -340,6 +350,8 @@ def test_a_schedule_for_each_optimizer_that_moves_per_step():
         ({"loss": "bce"}, "kind='bce', expected one of"),
         ({"loss": "hinge", "smoothing": 0.1}, "the loss 'hinge' has no labels"),
         ({"lr": {"generator": 0}}, "lr is {'generator': 0}"),
+        ({"lr": {"generator": 0.1}}, r"lr has the keys \['generator'\], and the networks are"),
+        ({"scheduler": {"critic": len}}, r"scheduler has the keys \['critic'\]"),
         ({"latent_size": 0}, "latent_size is 0"),
         ({"image_noise": -1}, "image_noise is -1"),
         ({"samples": -1}, "samples is -1"),
@@ -368,6 +380,14 @@ def test_settings_of_a_subclass_that_cannot_be():
 
     with pytest.raises(ConfigError, match="self.optimizer is a SGD; expected a dict"):
         One()
+
+    class Plain(Gan):
+        def build_model(self):
+            super().build_model()
+            self.criterion = nn.BCEWithLogitsLoss()
+
+    with pytest.raises(ConfigError, match="self.criterion is a BCEWithLogitsLoss, which gives no loss for each side"):
+        Plain()
 
     class Named(Gan):
         def build_model(self):
@@ -689,19 +709,24 @@ class Stopped(Gan):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stops"),
     [
-        {"_d_steps": 2},
-        {"_d_steps": 2, "_accumulation_steps": 2, "_ema_decay": 0.8},
-        {"_d_steps": 2, "_accumulation_steps": 3, "_precision": "bf16", "dropout": True},
+        ({"_d_steps": 2, "_accumulation_steps": 2, "_ema_decay": 0.8}, (5,)),
+        pytest.param({"_d_steps": 2}, (2, 5, 9), marks=pytest.mark.slow),
+        pytest.param({"_d_steps": 2, "_accumulation_steps": 2, "_ema_decay": 0.8}, (2, 6, 9), marks=pytest.mark.slow),
+        pytest.param(
+            {"_d_steps": 2, "_accumulation_steps": 3, "_precision": "bf16", "dropout": True},
+            (2, 5, 9),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_a_run_that_was_stopped_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_been(settings):
+def test_a_run_that_was_stopped_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_been(settings, stops):
     settings = {"_num_epochs": 3, **settings}
     whole = Stopped({**settings, "_logdir": "whole"})
     torch.manual_seed(5)
     whole.train()
-    for stop in (2, 5, 9):
+    for stop in stops:
         torch.manual_seed(5)
         trainer = Stopped({**settings, "_logdir": f"stopped{stop}", "stop": stop})
         torch.manual_seed(5)

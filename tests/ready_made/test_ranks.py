@@ -15,10 +15,10 @@ from .discs import folders
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
-def run(ranks, where):
+def run(ranks, where, script="ranks.py"):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("ranks.py")
+    script = Path(__file__).with_name(script)
     done = subprocess.run(
         [*command, str(script), str(where)], cwd=where, env=environment, capture_output=True, text=True, timeout=300
     )
