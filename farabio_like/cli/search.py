@@ -22,7 +22,8 @@ class _RunByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-search = typer.Typer(cls=_RunByDefault, no_args_is_help=True, rich_markup_mode=None)
+METAVAR = "CONFIG [KEY=VALUE]... | COMMAND [ARGS]..."
+search = typer.Typer(cls=_RunByDefault, no_args_is_help=True, rich_markup_mode=None, subcommand_metavar=METAVAR)
 
 Searches = Annotated[Path, typer.Option("--searches", help="The folder of all searches.")]
 Storage = Annotated[

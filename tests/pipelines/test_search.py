@@ -97,8 +97,11 @@ def wait_for(condition, seconds=120):
 
 
 def states(name="line"):
-    found = study.study_of(study.open_storage(None, Path("searches", name)), name, Path("searches", name).absolute())
-    return [each.state.name for each in found.trials().values()]
+    folder = Path("searches", name).absolute()
+    storage = study.open_storage(None, folder)
+    found = [each.state.name for each in study.study_of(storage, name, folder).trials().values()]
+    storage.engine.dispose()
+    return found
 
 
 # ---------------------------------------------------------------- before the first trial
