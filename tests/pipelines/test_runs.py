@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -280,3 +281,24 @@ def test_misuse_ends_with_two():
     dag("run", write(HEAD + "  a: {type: bash, command: 'true', gpu: 99}"), code=2)
     assert not Path("dags").exists()
     assert not of_tasks(".")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not hasattr(os, "posix_fallocate"), reason="mounting needs root")
+def test_a_full_disk_loses_no_success():
+    Path("small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", "small"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        text = """
+  fill: {type: bash, command: "dd if=/dev/zero of=small/big bs=1k count=1000 2>/dev/null; true"}
+  next: {type: bash, command: "true", depends: fill}
+"""
+        output = dag("run", write(HEAD + text), "--dags", "small/dags", code=1)
+        assert "fill: Success" in output
+        assert "its start cannot be written" in output or "No space left" in output
+        Path("small/big").unlink()
+        dag("resume", "p", "--dags", "small/dags")
+        record = Record.find(Path("small/dags"), "p")
+        assert {job: history.starts for job, (_, history) in record.states().items()} == {"fill": 1, "next": 1}
+    finally:
+        subprocess.run(["umount", "small"], check=True)
