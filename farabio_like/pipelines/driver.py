@@ -227,7 +227,7 @@ class Driver:
             if len(other.task.cells) == 1:
                 found[other.task.name] = value
             else:
-                own = {key: other.cell[key] for key in other.task.cells[0]}
+                own = {key: part for key, part in other.cell.items() if key in other.task.own_keys}
                 found.setdefault(other.task.name, {})[grid.name(own)] = value
         return found
 
@@ -245,7 +245,7 @@ class Driver:
         name = kinds.run_task(job, self.dag)
         if name is None:
             return str(self.dag.folder / job.task.details["run"])
-        outer = {key: value for key, value in job.cell.items() if key not in job.task.cells[0]}
+        outer = {key: value for key, value in job.cell.items() if key not in job.task.own_keys}
         cells = [
             each for each in self.dag.jobs.values() if each.task.name == name and outer.items() <= each.cell.items()
         ]
