@@ -50,7 +50,8 @@ LATE = """
 PIL jinja2 matplotlib mlflow omegaconf onnxruntime torchvision tqdm visdom fcntl
 torch.distributed torch.utils.tensorboard
 aio_pika uvloop farabio_like.serving
-farabio_like.plots.picture farabio_like.rundir.config_file farabio_like.rundir.reader farabio_like.metrics.direction farabio_like.launch.build
+farabio_like.plots.picture farabio_like.rundir.config_file farabio_like.rundir.reader farabio_like.metrics.direction
+farabio_like.launch.build
 farabio_like.config.json_text farabio_like.config.overrides farabio_like.config.yaml_text
 """.split()
 
