@@ -33,9 +33,8 @@ def starting_a_process(count=200):
 
 def run(tasks, folder):
     """Return the milliseconds of each tenth of the tasks, per task, and those of a status call."""
-    rows = "\n".join(
-        f"  t{n}: {{type: bash, command: 'true', cpu: {len(os.sched_getaffinity(0))}}}" for n in range(tasks)
-    )
+    cores = len(os.sched_getaffinity(0))
+    rows = "\n".join(f"  t{n}: {{type: bash, command: 'true', cpu: {cores}}}" for n in range(tasks))
     file = folder / "empty.yml"
     file.write_text(f"info: {{name: empty}}\nexecutors:\n{rows}\n")
     ends = []

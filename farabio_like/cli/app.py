@@ -44,8 +44,8 @@ def make_app(arguments: list[str]) -> typer.Typer:
         epilog=f"Example: {next(iter(COMMANDS.values())).example}",
     )
     app.callback()(_group)
-    # The shell asks for completions with the words of the line so far.
-    words = [*arguments, *os.environ.get("COMP_WORDS", "").split()]
+    # The shell asks for completions with the words of the line so far: bash in the first, others in the second.
+    words = [*arguments, *(word for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS") for word in _words(name))]
     asked = next((word for word in words if word in COMMANDS), None)
     for name, command in COMMANDS.items():
         function = _function(name) if name == asked else _stub(command.help)
@@ -55,6 +55,10 @@ def make_app(arguments: list[str]) -> typer.Typer:
         else:
             app.command(name, **texts)(function)
     return app
+
+
+def _words(variable: str) -> list[str]:
+    return os.environ.get(variable, "").split()
 
 
 def _print_version(asked: bool) -> None:

@@ -55,6 +55,10 @@ COMMANDS = {
     ),
     "serve": Command("Answer requests with a trained model.", "farabio-like serve runs/Digits/1 --port 8000"),
     "dag": Command("Run tasks that depend on one another, from a YAML file.", "farabio-like dag run digits.yml"),
+    "search": Command(
+        "Try values of a configuration, and find the best ones.",
+        "farabio-like search config.yml --grid config.lr=0.1,0.01",
+    ),
     "report": Command("Write report.html into a run folder again.", "farabio-like report runs/Digits/1"),
     "upscale": Command("Make images larger by a network.", "farabio-like upscale runs/SuperResolutionTrainer/1 in out"),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def load(path: Path, form: str | None = None) -> tuple[Program, dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    form = {suffix: name for name, suffix in SUFFIXES.items()}.get(path.suffix) if form is None else form
+    form = form_of(path) if form is None else form
     if form is None:
         raise CheckpointError(
             f"{path} ends with {path.suffix or 'nothing'}; expected a file of farabio-like trace: "
@@ -154,6 +155,18 @@ def load(path: Path, form: str | None = None) -> tuple[Program, dict[str, Any]]:
         hint = " It may hold weights alone: give the folder of its run." if form == "jit" else ""
         raise CheckpointError(f"{path} cannot be read as a file of farabio-like trace: {said}.{hint}") from error
     return program, about if isinstance(about, dict) else {}
+
+
+def form_of(path: Path) -> str | None:
+    """Return the format of a file by what is in it, else by its suffix, None where neither tells."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any("/code/" in name for name in names):
+            return "jit"
+        if any("/models/" in name for name in names):
+            return "export"
+    return {suffix: name for name, suffix in SUFFIXES.items()}.get(path.suffix)
 
 
 def _load_jit(path: Path) -> tuple[Program, Any]:

@@ -22,8 +22,10 @@ from ..packages import installed
 OURS = __name__.partition(".")[0]
 TRUSTED = ("torch", "torchvision", OURS)
 # What makes a part of a training: elsewhere in torch are functions that load and run code.
-_FUNCTIONS = ("torch.nn", "torch.optim", "torch.utils.data", "torch.functional", "torchvision.models")
-_FUNCTIONS += ("torchvision.transforms", "torchvision.ops", "torchvision.datasets", OURS)
+_FUNCTIONS = (
+    *("torch.nn", "torch.optim", "torch.utils.data", "torch.functional", OURS),
+    *("torchvision.models", "torchvision.transforms", "torchvision.ops", "torchvision.datasets"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import closest
@@ -84,7 +85,7 @@ def checked(
             hint = hints.get(name, _EMPTY) if name in named or parameter is None else parameter.annotation
             default = _EMPTY if parameter is None else parameter.default
             try:
-                taken[name] = converted(value, hint, default, lambda path, name=name: find(path, place(name)))
+                taken[name] = converted(value, hint, default, partial(_found, find, place(name)))
             except MismatchError as error:
                 problems.append(
                     f"{place(name)}: {who}: {name} is {value!r:.60}, {_kind(value)}; expected {error}.{error.near}"
@@ -104,9 +105,18 @@ def _kind(value: Any) -> str:
     )
 
 
+def _found(find: Callable[[str, str], Any], where: str, path: str) -> Any:
+    return find(path, where)
+
+
+def _function(factory: Any) -> Any:
+    """Return the function that has the parameters: of a class its ``__init__``."""
+    return getattr(factory, "__init__") if isinstance(factory, type) else inspect.unwrap(factory)  # noqa: B009
+
+
 def _hints(factory: Any) -> dict[str, Any]:
     """Return the annotations of the parameters, none where one of them cannot be read."""
-    function = factory.__init__ if isinstance(factory, type) else inspect.unwrap(factory)
+    function = _function(factory)
     try:
         return typing.get_type_hints(function)
     except Exception:  # an annotation is any expression, of names that may be there for a type checker only
@@ -115,7 +125,7 @@ def _hints(factory: Any) -> dict[str, Any]:
 
 def _passed_on(factory: Any, depth: int) -> dict[str, inspect.Parameter] | None:
     """Return the parameters of what a function passes its ``**kwargs`` on to, None where that cannot be told."""
-    function = factory.__init__ if isinstance(factory, type) else inspect.unwrap(factory)
+    function = _function(factory)
     there = parameters(function)
     if there is None or depth > DEEPEST:
         return None

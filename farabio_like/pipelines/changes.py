@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import load
 from ..config.secrets import Secrets
 from . import kinds
 from .dagfile import Dag, Task
 from .grid import shown
-from .source import read
 
 MOST_SHOWN = 60  # characters of a value
 
@@ -44,7 +44,7 @@ def _of_task(task: Task, dag: Dag) -> tuple[dict[str, Any], dict[str, Any], dict
     entry: list[Path] = []
     if "config" in task.details:
         file = dag.folder / task.details["config"]
-        config = read(file).values
+        config = load(file)
         entry = [file.parent / word for word in _words(config) if word.endswith(".py")]
     elif "script" in task.details:
         entry = [dag.folder / task.details["script"]]

@@ -1,13 +1,14 @@
 """The process that runs one task: it starts the commands, ends what they leave, and writes down how it went.
 
-It is run in a Python without site-packages, as a module of its own: it imports nothing of this package, and little else,
-since every task pays for its start. It is the parent of everything that a task starts, dies with nothing of it alive, and ends the task
-when the driver has died, which is when its standard input ends. Which tasks run, and when, is decided in `driver`.
+It is run in a Python without site-packages, as a module of its own: it imports nothing of this package, and little
+else, since every task pays for its start. It is the parent of everything that a task starts, dies with nothing of it
+alive, and ends the task when the driver has died, which is when its standard input ends. Which tasks run, and when, is
+decided in `driver`.
 """
 
 from __future__ import annotations
 
-import _signal as signal  # the part in C of signal, without its enumerations
+import _signal as signal  # type: ignore[import-not-found]  # the part in C of signal, without its enumerations
 import ctypes
 import marshal
 import os

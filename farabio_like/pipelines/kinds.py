@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import version
+from ..config import get, load
 from ..errors import ConfigError, closest
 from . import life
 from .devices import Share
 from .grid import shown
 from .record import RESULT
-from .source import Source, read
+from .source import Source
 
 if TYPE_CHECKING:
     from .dagfile import Dag, Job
@@ -42,6 +43,7 @@ ALL_DETAILS = frozenset(detail for details in TYPES.values() for detail in detai
 OPTIONAL = {"config", "script", "run"}  # one of the first two; a run is that of the train task that it depends on
 RUNS, PREDICTIONS, CALL = "runs", "predictions", ".call.json"
 FORMATS = ("csv", "json", "jsonl")
+_OTHER_WORDS = re.compile(r"true|false|null|nan|inf", re.IGNORECASE)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CALL = str(Path(__file__).with_name("call.py"))
 _PACKAGE = Path(version.__file__).resolve().parent.parent
@@ -126,9 +128,21 @@ def _check_train(job: Job, dag: Dag) -> None:
     if not file.is_file():
         raise source.error(f"there is no file {file}.", *path, given[0])
     if given == ["config"]:
-        read(file, _overrides(job))
+        _check_config(job, dag, file)
     else:
         _parse(file)
+
+
+def _check_config(job: Job, dag: Dag, file: Path) -> None:
+    """Raise a ConfigError for a configuration that does not load with the values of a job, or describes no run."""
+    # Late: it takes the import of torch, for which a pipeline without a training does not wait.
+    from ..launch.build import plan_of
+
+    try:
+        plan_of(file, overrides=_overrides(job, dag))
+    except ConfigError as error:
+        where = dag.source.where("executors", job.task.name, "config")
+        raise ConfigError(f"{where}: {job.name} does not load.\n{error}") from None
 
 
 def _check_submit(job: Job, dag: Dag) -> None:
@@ -253,6 +267,7 @@ def environment(job: Job, context: Context) -> dict[str, str]:
     return {
         **os.environ,
         **({"PYTHONPATH": os.pathsep.join(path)} if path else {}),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # python is this one
         "PYTHONUNBUFFERED": "1",
         "CUDA_VISIBLE_DEVICES": ",".join(context.share.gpus),
         "OMP_NUM_THREADS": threads,
@@ -309,15 +324,33 @@ def _train(job: Job, context: Context) -> list[list[str]]:
     if "script" in task.details:
         training = [*launcher, str(context.dag.folder / task.details["script"])]
     else:
-        place = [f"settings._logdir={json.dumps(str(logdir(context)))}"]
-        training = [*launcher, "-m", "farabio_like", "run", task.details["config"], *_overrides(job), *place]
+        overrides = _overrides(job, context.dag, {"settings.logdir": str(logdir(context))})
+        training = [*launcher, "-m", "farabio_like", "run", task.details["config"], *overrides]
         training += ["--resume", "--name", "1"]
     trace = [sys.executable, _CALL, "trace", str(logdir(context))]
     return [training, trace] if task.trace else [training]
 
 
-def _overrides(job: Job) -> list[str]:
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values_of(job).items()]
+def _overrides(job: Job, dag: Dag, more: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the values of a train task as its command has them; settings may be new to the configuration."""
+    settings = get(load(dag.folder / job.task.details["config"]), "settings", default={})
+    values: dict[str, Any] = {**values_of(job), **(more or {})}
+    if dag.seed is not None and get(settings, "seed") is None:
+        values.setdefault("settings.seed", dag.seed)
+    found = []
+    for key, value in values.items():
+        is_new = key.startswith("settings.") and key.split(".")[1] not in settings
+        found.append(f"{'+' * is_new}{key}={value if _is_word(value) else json.dumps(value)}")
+    return found
+
+
+def _is_word(value: Any) -> bool:
+    """Return whether a value is text that a command line would take for nothing else."""
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"[A-Za-z_/][\w./ -]*", value) is not None
+        and _OTHER_WORDS.fullmatch(value) is None
+    )
 
 
 def _filled(command: str, values: Mapping[str, Any]) -> str:

@@ -132,11 +132,9 @@ def _tell_changes(record: Record, dag: Dag, plan: dict[str, Any], say: Say) -> l
 def _wanted(dag: Dag, rerun: Sequence[str], changed: Sequence[str]) -> list[str]:
     """Return the jobs that are to be run anew: those named, and what depends on them."""
     wanted: set[str] = set()
+    tasks = [job.task.name for job in dag.jobs.values()]
     for text in rerun:
-        found = (
-            list(changed) if text == "changed" else matching(text, dag.jobs, [j.task.name for j in dag.jobs.values()])
-        )
-        wanted.update(found)
+        wanted.update(changed if text == "changed" else matching(text, dag.jobs, tasks, "changed"))
     for name, job in dag.jobs.items():  # needs stand before what depends on them
         if wanted.intersection(job.needs):
             wanted.add(name)

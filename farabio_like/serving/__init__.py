@@ -7,6 +7,7 @@ for they need packages of their own. Nothing here trains.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..packages import needs
 from .payloads import register_codec
 from .predictor import Answer, Predictor, RequestError
 from .settings import ServeSettings
@@ -32,6 +33,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if name == "Server":
+            needs("litserve", "farabio_like.serving.Server", extra="serve")
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

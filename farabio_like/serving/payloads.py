@@ -224,7 +224,7 @@ def render(answer: Any, as_npy: bool = False) -> Rendered:
     Parameters
     ----------
     answer : Any
-        Plain data, an array, a tensor, a picture of PIL, or an `Answer`.
+        Plain data, an array, a tensor, a picture of PIL, bytes, or an `Answer`.
     as_npy : bool
         Whether the client wants arrays as ``.npy``, not JSON.
 
@@ -235,6 +235,8 @@ def render(answer: Any, as_npy: bool = False) -> Rendered:
     """
     if isinstance(answer, Answer):
         return answer.media_type, answer.body
+    if isinstance(answer, bytes):
+        return "application/octet-stream", answer
     if isinstance(answer, torch.Tensor):
         answer = answer.detach().cpu()
         answer = (answer.float() if answer.dtype == torch.bfloat16 else answer).numpy()

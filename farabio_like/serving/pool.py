@@ -72,6 +72,7 @@ class Worker:
             Where the process died.
         """
         ours, theirs = socket.socketpair()
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**20)
         threads = self.settings.threads or (1 if self.settings.workers > 1 else None)
         arguments = (self.make, theirs, device_of(self.settings.device, self.index), self.settings.max_pixels, threads)
         self.late = False
@@ -85,7 +86,6 @@ class Worker:
             if not starting.done():  # cancelled: a process that is being made cannot be left alone
                 await asyncio.wait({starting})
             theirs.close()
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**20)
         kind, what = await self._receive()
         if kind == "broken":
             raise ServiceError(f"the predictor cannot be set up: {what}")

@@ -126,7 +126,7 @@ class Predictor:
         -------
         Any
             Plain data (sent as JSON), an array or tensor (JSON, or ``.npy`` where the client asked for it), a
-            ``PIL.Image.Image`` (PNG), or an `Answer`.
+            ``PIL.Image.Image`` (PNG), bytes, or an `Answer`.
         """
         return output
 

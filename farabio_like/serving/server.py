@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import multiprocessing
+import pickle
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -47,6 +49,11 @@ class Server:
     handlers : sequence of Handler
         They see each request and its answer.
 
+    Raises
+    ------
+    ConfigError
+        Where the workers cannot be given `make`.
+
     Attributes
     ----------
     url : str
@@ -63,6 +70,16 @@ class Server:
         settings: ServeSettings | None = None,
         handlers: Sequence[Handler] = (),
     ) -> None:
+        if isinstance(make, Predictor) or not callable(make):
+            raise ConfigError(
+                f"Server({type(make).__name__} object): give the class itself, Server({type(make).__name__})."
+            )
+        try:
+            pickle.dumps(make)
+        except Exception as error:  # whatever the parts of it raise
+            raise ConfigError(
+                f"{make!r} cannot be sent to the workers: {error}. Give a class at the top level of a file."
+            ) from error
         self.make = make
         self.settings = settings or ServeSettings()
         self.handlers = list(handlers)
@@ -77,10 +94,14 @@ class Server:
         Raises
         ------
         ConfigError
-            Where the port cannot be had.
+            Where the port cannot be had, or a worker's process comes here.
         ServiceError
             Where the workers cannot be set up, or die again and again.
         """
+        if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker imports the script again
+            raise ConfigError(
+                'The script starts a server when it is imported. Write if __name__ == "__main__": before.'
+            )
         listener = self._listener()
         try:
             _run(self._serve(listener))

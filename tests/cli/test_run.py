@@ -184,7 +184,9 @@ def test_average(command):
     assert status == 2 and "has no checkpoint 'bast'. There are: " in error
 
 
-def test_the_example_in_an_empty_folder(command):
+def test_the_example_in_an_empty_folder(command, monkeypatch):
+    for name in ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"):  # scikit-learn sets them
+        monkeypatch.setenv(name, os.environ.get(name, "TRUE"))
     pytest.importorskip("sklearn")
     for name in ("digits.yml", "digits.py"):
         shutil.copy(ROOT / "examples" / "service" / name, name)

@@ -15,7 +15,7 @@ from farabio_like import CheckpointError, ConfigError, DataError
 from farabio_like.callbacks import EMA
 from farabio_like.export import TrainedModel, export
 from farabio_like.export.compare import difference
-from farabio_like.export.formats import SUFFIXES, load
+from farabio_like.export.formats import SUFFIXES, form_of, load
 from farabio_like.models.segmentation import ResnetUnet
 from tests.trainers import Tiny
 
@@ -79,6 +79,7 @@ def test_the_file_gives_what_the_trainer_predicts(form, folder):
     found = export(trainer, folder / "a", format=form)
     assert found.is_same and set(found.differences.by_size) == {1, 2, 4, 7}
     program, about = load(found.path, form)
+    assert form == "onnx" or form_of(found.path) == form
     torch.testing.assert_close(program(IMAGES), next(trainer.predict(IMAGES)))
     assert about["class"] == "Digits" and about["shapes"] == [[1, 8, 8]] and about["format"] == form
     assert trainer.model.body[0].weight.requires_grad and trainer.model.training

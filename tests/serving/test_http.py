@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from farabio_like.errors import ConfigError
 from farabio_like.loggers import CSVLogger
 from farabio_like.serving import ServeSettings
 from farabio_like.serving.handlers import Handler, LoggerHandler, SQLiteHandler
@@ -197,15 +198,23 @@ def test_clients_that_go_are_not_worked_for(tmp_path):
         assert number("batched_items_total") == 2
 
 
-def test_too_many_and_too_long(tmp_path):
-    with serving(Gate, timeout=0, max_waiting=1, max_seconds=1.0) as server, ThreadPoolExecutor(2) as clients:
+def test_too_many(tmp_path):
+    with serving(Gate, timeout=0, max_waiting=1) as server, ThreadPoolExecutor(2) as clients:
         gate = tmp_path / "gate"
         first = clients.submit(post, server, {"inputs": [str(gate)]})
         wait_until(lambda: gate.with_suffix(".begun").exists())
         second = clients.submit(post, server, {"inputs": [0]})
         wait_until(lambda: b"farabio_waiting_items 1" in asked(server, "GET", "/metrics")[2])
         assert post(server, {"inputs": [0]}) == (429, {"error": "1 items are waiting already; try again later"})
-        assert first.result() == second.result() == (503, {"error": "there was no answer within 1 seconds"})
+        gate.touch()
+        assert first.result()[0] == second.result()[0] == 200
+
+
+def test_too_long(tmp_path):
+    with serving(Gate, timeout=0, max_seconds=0.3) as server:
+        gate = tmp_path / "gate"
+        late = (503, {"error": "there was no answer within 0.3 seconds"})
+        assert post(server, {"inputs": [str(gate)]}) == post(server, {"inputs": [0]}) == late
         with socket.create_connection(server.url.removeprefix("http://").split(":")) as slow:
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
@@ -258,6 +267,21 @@ def test_handlers_see_each_request_and_answer(tmp_path, capfd):
     assert capfd.readouterr().err.count("ValueError: a mistake") == 1
 
 
+def test_what_the_workers_cannot_be_given_is_refused_at_once():
+    from farabio_like.serving import Server
+
+    class Local(Double):
+        pass
+
+    for make, said in (
+        (Local, "Give a class at the top level"),
+        (Double(), "give the class itself"),
+        (7, "class itself"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Server(make)
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
@@ -276,7 +300,5 @@ def test_handlers_see_each_request_and_answer(tmp_path, capfd):
     ],
 )
 def test_settings_are_checked(name, value):
-    from farabio_like.errors import ConfigError
-
     with pytest.raises(ConfigError, match=name):
         ServeSettings(**{name: value})

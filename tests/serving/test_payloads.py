@@ -125,6 +125,7 @@ def test_answers_as_bytes():
     media_type, body = payloads.render(Image.new("L", (3, 2), 7))
     assert media_type == "image/png" and Image.open(io.BytesIO(body)).size == (3, 2)
     assert payloads.render(Answer(b"x", "text/x")) == ("text/x", b"x")
+    assert payloads.render(b"x") == ("application/octet-stream", b"x")
     assert refused(payloads.render, np.array([np.nan]))[0] == 500
     with pytest.raises(TypeError, match="encode returned object"):
         payloads.render(object())
