@@ -29,8 +29,8 @@ class GanTrainer(ReadyMadeTrainer):
     several of each: a key with a word like ``discriminator``, ``critic`` or ``d`` is a discriminator's
     (``discriminator_a``, ``D_A``), all others are generators'.
 
-    A training batch is ``_d_steps`` times `discriminator_step`, then ``_g_steps`` times `generator_step`. A step is four
-    methods, each of which may be overridden, as may all that they call:
+    A training batch is ``_d_steps`` times `discriminator_step`, then ``_g_steps`` times `generator_step`. A step is
+    four methods, each of which may be overridden, as may all that they call:
 
     - ``discriminator_zero_grad``, ``discriminator_loss``, ``discriminator_backward``, ``discriminator_optim_step``;
     - ``generator_zero_grad``, ``generator_loss``, ``generator_backward``, ``generator_optim_step``.
