@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
+STAMP_DEMO = $(VENV)/.installed-demo
 STAMP = $(VENV)/.installed
 STAMP_ALL = $(VENV)/.installed-all
 BENCH_VENV = .venv-bench
@@ -44,9 +45,14 @@ help: ## list the targets
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' Makefile
 
-$(STAMP): $(DECLARED)
+$(STAMP_DEMO): $(DECLARED)
 	@$(call make_venv,$(VENV))
 	@echo "installing into $(VENV); the first time this downloads PyTorch and takes some minutes"
+	$(PIP_INSTALL) "$(BIN)/python" -m pip install -e ".[examples]"
+	@touch "$@"
+
+$(STAMP): $(STAMP_DEMO)
+	@echo "installing what the tests and the documentation need into $(VENV); it takes about a minute"
 	$(PIP_INSTALL) "$(BIN)/python" -m pip install -e ".[dev]"
 	@touch "$@"
 
@@ -55,7 +61,7 @@ $(STAMP_ALL): $(STAMP)
 	$(PIP_INSTALL) "$(BIN)/python" -m pip install -e ".[all]"
 	@touch "$@"
 
-demo: $(STAMP) ## install everything into .venv and train on scikit-learn's digits
+demo: $(STAMP_DEMO) ## install what it needs into .venv and train on scikit-learn's digits
 	"$(BIN)/python" -u examples/digits.py
 
 test: $(STAMP) ## install everything into .venv and run the tests that are not slow

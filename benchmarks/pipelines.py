@@ -33,7 +33,8 @@ def starting_a_process(count=200):
 
 def run(tasks, folder):
     """Return the milliseconds of each tenth of the tasks, per task, and those of a status call."""
-    rows = "\n".join(f"  t{n}: {{type: bash, command: 'true', cpu: {len(os.sched_getaffinity(0))}}}" for n in range(tasks))
+    cores = len(os.sched_getaffinity(0))
+    rows = "\n".join(f"  t{n}: {{type: bash, command: 'true', cpu: {cores}}}" for n in range(tasks))
     file = folder / "empty.yml"
     file.write_text(f"info: {{name: empty}}\nexecutors:\n{rows}\n")
     ends = []
@@ -43,8 +44,10 @@ def run(tasks, folder):
     ends = ends[:tasks]
     tenth = tasks // 10
     parts = [1000 * (b - a) / tenth for a, b in zip(ends[::tenth], ends[tenth::tenth], strict=False)]
-    print(f"{tasks} tasks one after another: {1000 * (ends[-1] - ends[0]) / (tasks - 1):.1f} ms a task; "
-          f"{ends[0] - begin:.1f} s until the first has ended")
+    print(
+        f"{tasks} tasks one after another: {1000 * (ends[-1] - ends[0]) / (tasks - 1):.1f} ms a task; "
+        f"{ends[0] - begin:.1f} s until the first has ended"
+    )
     print("per tenth: " + " ".join(f"{part:.1f}" for part in parts))
     begin = time.perf_counter()
     status.of(Record.find(folder / "dags", "empty"))

@@ -1,6 +1,6 @@
 """Sphinx configuration. Nothing is fetched from the network while the pages are built."""
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -30,6 +30,10 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 autodoc_member_order = "bysource"
+# Modules of services are described where what they need is not installed too.
+autodoc_mock_imports = [
+    name for name in ("starlette", "uvicorn", "faststream") if importlib.util.find_spec(name) is None
+]
 autodoc_typehints_format = "short"
 # So that a callback shows what it adds, not every event that it listens to.
 autodoc_inherit_docstrings = False

@@ -24,26 +24,21 @@ labels = torch.tensor(digits.target)
 
 def generator():
     return nn.Sequential(
-        nn.Linear(32, 128 * 2 * 2), nn.Unflatten(1, (128, 2, 2)), nn.BatchNorm2d(128), nn.ReLU(),
-        nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Linear(32, 64 * 2 * 2), nn.Unflatten(1, (64, 2, 2)), nn.BatchNorm2d(64), nn.ReLU(),
         nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 1, 3, padding=1), nn.Tanh(),
+        nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 1, 3, padding=1), nn.Tanh(),
     )  # fmt: skip
 
 
 def discriminator():
-    return spectral_norm(
-        nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(32, 64, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 128, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Flatten(),
-            nn.Linear(512, 1),
-        )  # fmt: skip
-    )
+    layers = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+        nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+        nn.Flatten(), nn.Linear(256, 1),
+    )  # fmt: skip
+    return spectral_norm(layers)
 
 
 def classifier():
@@ -56,7 +51,7 @@ def classifier():
 
 if __name__ == "__main__":
     gan = GanTrainer(
-        {"num_epochs": 60, "loss": "hinge", "latent_size": 32, "lr": 5e-4, "ema_decay": 0.99, "samples": 32},
+        {"num_epochs": 50, "loss": "hinge", "latent_size": 32, "lr": 1e-3, "ema_decay": 0.99, "samples": 32},
         model={"generator": generator, "discriminator": discriminator},
         train=TensorDataset(images),
     )

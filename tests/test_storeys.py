@@ -52,6 +52,7 @@ torch.distributed torch.utils.tensorboard
 aio_pika uvloop farabio_like.serving
 optuna_dashboard farabio_like.pipelines.search farabio_like.pipelines.found
 farabio_like.plots.picture farabio_like.rundir.config_file farabio_like.rundir.reader farabio_like.metrics.direction
+farabio_like.launch.build
 farabio_like.config.json_text farabio_like.config.overrides farabio_like.config.yaml_text
 """.split()
 

@@ -31,7 +31,7 @@ def main(path):
     """Print which part of the predictions is right: the true digit is in the name of the picture."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    right = [row["class"] == Path(row["file"]).stem.partition("_")[2] for row in rows]
+    right = [row["predicted"] == Path(row["file"]).stem.partition("_")[2] for row in rows]
     print(f"accuracy {sum(right) / len(right):.3f}")
 
 

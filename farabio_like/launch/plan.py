@@ -21,6 +21,7 @@ from .imports import Sources
 from .trainer_class import trainer_class
 
 PARTS = ("model", "criterion", "optimizer", "scheduler")
+DATA = ("train", "valid", "test")
 KEYS = ("trainer", "settings", "config", *PARTS, "callbacks", "loggers", "stages", "variables")
 # Those with a key of their own, and what is no choice of a run.
 _NO_SETTINGS = {"stages": "stages", "loggers": "loggers", "epoch": None, "next_loop": None}
@@ -80,14 +81,14 @@ def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> 
     made = trainer_class(configuration["trainer"], sources, places.of("trainer"))
     found = Plan(made, configuration, written, sources, places)
     checker = Checker(sources, places)
-    taken, known = _constructor(made)
+    taken = _constructor(made)
     for name, value in configuration.items():
         if name in ("trainer", "config", "settings", "stages", "loggers", "variables"):
             continue
         if name == "callbacks":
             found.callbacks = _list(value, "callbacks", checker)
         elif name in taken:
-            is_part = isinstance(value, dict) and name not in known
+            is_part = isinstance(value, dict) and name in (*PARTS, *DATA)
             found.arguments[name] = checker.part(value, name) if is_part else checker.argument(value, name)
         elif name in PARTS:
             found.parts[name] = checker.part(value, name)
@@ -112,9 +113,9 @@ def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> 
     return found
 
 
-def _constructor(cls: type[ConvnetTrainer]) -> tuple[list[str], Mapping[str, Allowed]]:
-    """Return which arguments the constructor takes by name beside config, and those that are options."""
-    options = dict(getattr(cls, "OPTIONS", {})) if issubclass(cls, ReadyMadeTrainer) else {}
+def _constructor(cls: type[ConvnetTrainer]) -> list[str]:
+    """Return which arguments the constructor takes by name beside config; of a ready-made trainer its options too."""
+    options = cls.OPTIONS if issubclass(cls, ReadyMadeTrainer) else {}
     names: list[str] = []
     for each in cls.__mro__:
         if "__init__" not in vars(each):
@@ -123,7 +124,7 @@ def _constructor(cls: type[ConvnetTrainer]) -> tuple[list[str], Mapping[str, All
         names += [p.name for p in there if p.kind in _NAMED and p.name not in ("self", "config")]
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in there):
             break
-    return list(dict.fromkeys([*names, *options])), options
+    return list(dict.fromkeys([*names, *options]))
 
 
 def _needed(cls: type[ConvnetTrainer]) -> list[str]:

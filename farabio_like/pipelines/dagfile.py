@@ -55,6 +55,11 @@ class Task:
     timeout: float | None
     details: dict[str, Any]
 
+    @property
+    def own_keys(self) -> set[str]:
+        """The keys of its own grid; those of the pipeline's are not among them."""
+        return {key for cell in self.cells for key in cell}
+
 
 @dataclass(frozen=True)
 class Job:

@@ -32,6 +32,8 @@ def graph(tasks: Mapping[str, Sequence[str]], texts: Mapping[str, str], states: 
     height = len(rows) * (BOX_HEIGHT + GAP_Y) + GAP_Y // 2
     place: dict[str, tuple[float, float]] = {}
     for depth, row in enumerate(rows):
+        # Below what they depend on, as far as that goes: fewer lines cross.
+        row.sort(key=lambda name: sum(place[need][0] for need in tasks[name]) / max(len(tasks[name]), 1))
         left = (width - len(row) * (BOX_WIDTH + GAP_X) + GAP_X) / 2
         for index, name in enumerate(row):
             place[name] = left + index * (BOX_WIDTH + GAP_X), GAP_Y / 2 + depth * (BOX_HEIGHT + GAP_Y)

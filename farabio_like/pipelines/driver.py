@@ -48,6 +48,7 @@ class Running:
     folder: Path
     log_at: int  # up to where its log is on the terminal
     log_begins: int
+    number: int  # of this start, among all of this job
     asked_at: float | None = None
     tail: bytes = b""
 
@@ -203,7 +204,7 @@ class Driver:
             )
         data = marshal.dumps(spec)
         _tell(process, len(data).to_bytes(8, "big") + data)
-        self.running[process.pid] = Running(job, process, share, folder, log_at, log_at)
+        self.running[process.pid] = Running(job, process, share, folder, log_at, log_at, history.starts + 1)
         self.states[job.name] = "InProgress"
         on = f" on GPU {', '.join(share.gpus)}" if share.gpus else ""
         self.say(f"{job.name}: started{on}")
@@ -226,7 +227,7 @@ class Driver:
             if len(other.task.cells) == 1:
                 found[other.task.name] = value
             else:
-                own = {key: other.cell[key] for key in other.task.cells[0]}
+                own = {key: part for key, part in other.cell.items() if key in other.task.own_keys}
                 found.setdefault(other.task.name, {})[grid.name(own)] = value
         return found
 
@@ -244,7 +245,7 @@ class Driver:
         name = kinds.run_task(job, self.dag)
         if name is None:
             return str(self.dag.folder / job.task.details["run"])
-        outer = {key: value for key, value in job.cell.items() if key not in job.task.cells[0]}
+        outer = {key: value for key, value in job.cell.items() if key not in job.task.own_keys}
         cells = [
             each for each in self.dag.jobs.values() if each.task.name == name and outer.items() <= each.cell.items()
         ]
@@ -302,15 +303,15 @@ class Driver:
 
     def _settle_one(self, each: Running) -> None:
         history = read_history(each.folder)
-        if history.start is None or history.end is None:
+        has_begun = history.starts >= each.number
+        if not has_begun or history.end is None:
             # Nothing runs any more when this returns, also where the supervisor was killed.
             life.end_processes(lambda: life.processes_of(str(each.folder)))
-            code = each.process.returncode
-            why = f"its supervisor was killed by signal {-code}" if code < 0 else f"its supervisor failed with {code}"
-            event = {"event": "Stopped" if self.stopped else "Failed", "code": None, "why": why}
+            why = _how_it_ended(each.process.returncode, has_begun, each.folder)
+            history.end = {"event": "Stopped" if self.stopped else "Failed", "code": None, "why": why}
             with contextlib.suppress(OSError):  # without the line it is not alive, so it is Stopped
-                append_event(each.folder, event)
-            history.end = event
+                if has_begun:
+                    append_event(each.folder, history.end)
         state = history.end["event"]
         if state == "Success":
             self._succeed(each.job, each.folder, history)
@@ -421,6 +422,14 @@ def _said(end: Mapping[str, Any]) -> str:
         with contextlib.suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"
     return f"exit status {code}"
+
+
+def _how_it_ended(code: int, has_begun: bool, folder: Path) -> str:
+    if code < 0:
+        return f"its supervisor was killed by signal {-code}"
+    return (
+        f"its supervisor failed with {code}" if has_begun else f"its start cannot be written in {folder}: a full disk?"
+    )
 
 
 def _tell(process: subprocess.Popen[bytes], data: bytes) -> None:

@@ -8,7 +8,7 @@ decided in `driver`.
 
 from __future__ import annotations
 
-import _signal as signal  # the part in C of signal, without its enumerations
+import _signal as signal  # type: ignore[import-not-found]  # the part in C of signal, without its enumerations
 import ctypes
 import marshal
 import os

@@ -267,6 +267,7 @@ def environment(job: Job, context: Context) -> dict[str, str]:
     return {
         **os.environ,
         **({"PYTHONPATH": os.pathsep.join(path)} if path else {}),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # python is this one
         "PYTHONUNBUFFERED": "1",
         "CUDA_VISIBLE_DEVICES": ",".join(context.share.gpus),
         "OMP_NUM_THREADS": threads,

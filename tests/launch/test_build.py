@@ -185,6 +185,7 @@ def test_a_ready_made_trainer_with_its_data():
     classes: [no, yes]
     mode: multiclass
     batch_size: 4
+    input_spec: {mode: L, size: [1, 3]}
     settings: {num_epochs: 1, logdir: null, verbose: false, seed: 1}
     train: {class: sets.points, number: 8}
     valid: {class: sets.points, number: 4}
@@ -193,7 +194,11 @@ def test_a_ready_made_trainer_with_its_data():
     """)
     trainer = build("c.yml")
     assert isinstance(trainer, ClassificationTrainer) and trainer.class_names == ["no", "yes"]
-    assert trainer._batch_size == 4 and isinstance(trainer.optimizer, torch.optim.SGD)
+    assert (
+        trainer.input_spec["size"] == [1, 3]
+        and trainer._batch_size == 4
+        and isinstance(trainer.optimizer, torch.optim.SGD)
+    )
     weights = trainer.model.weight.clone()
     trainer.train()
     assert torch.equal(build("c.yml").model.weight, weights)  # made after the seed was set

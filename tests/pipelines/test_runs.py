@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -27,16 +28,20 @@ def test_results_reach_what_depends_on_them():
         "def split(n):\n    return list(range(n))\n"
         "def add(results, by):\n    return sum(results['split']) + by\n"
         "def merge(results):\n    return results\n"
+        "def given(**values):\n    return values\n"
         "def own(task):\n    return [task.name, task.cell, task.params, task.seed, task.folder.name, task.results]\n"
     )
     text = """
   split: {type: python, function: "tasks:split", params: {n: 4}}
   add: {type: python, function: "tasks:add", depends: split, grid: [{by: [10, 20]}]}
   merge: {type: python, function: "tasks:merge", depends: [add, split]}
+  uneven: {type: python, function: "tasks:merge", depends: rows}
+  rows: {type: python, function: "tasks:given", grid: [[{a: 1}, {b: 2}]]}
   mine: {type: "tasks:own", params: {a: 1}, depends: split, grid: [{x: ["0"]}]}
 """
     output = dag("run", write(HEAD + text))
-    assert "run p/1: 5 Success" in output
+    assert "run p/1: 8 Success" in output
+    assert result("p", "uneven") == {"rows": {"a=1": {"a": 1}, "b=2": {"b": 2}}}
     assert result("p", "merge") == {"add": {"by=10": 16, "by=20": 26}, "split": [0, 1, 2, 3]}
     assert result("p", "mine[x=0]") == ["mine", {"x": "0"}, {"a": 1}, 3, "x=0", {"split": [0, 1, 2, 3]}]
     assert set(starts("p").values()) == {1}
@@ -104,7 +109,7 @@ SLOW = (
   first: {type: bash, command: "echo x >> first"}
   slow:
     type: bash
-    command: "echo x >> slow; setsid sleep 1000 & touch started; sleep $(cat seconds)"
+    command: "echo x >> slow; setsid sleep 1000 & s=$(cat seconds); touch started; sleep $s"
     depends: first
   last: {type: bash, command: "echo x >> last", depends: slow}
 """
@@ -280,3 +285,24 @@ def test_misuse_ends_with_two():
     dag("run", write(HEAD + "  a: {type: bash, command: 'true', gpu: 99}"), code=2)
     assert not Path("dags").exists()
     assert not of_tasks(".")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not hasattr(os, "posix_fallocate"), reason="mounting needs root")
+def test_a_full_disk_loses_no_success():
+    Path("small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", "small"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        text = """
+  fill: {type: bash, command: "dd if=/dev/zero of=small/big bs=1k count=1000 2>/dev/null; true"}
+  next: {type: bash, command: "true", depends: fill}
+"""
+        output = dag("run", write(HEAD + text), "--dags", "small/dags", code=1)
+        assert "fill: Success" in output
+        assert "its start cannot be written" in output or "No space left" in output
+        Path("small/big").unlink()
+        dag("resume", "p", "--dags", "small/dags")
+        record = Record.find(Path("small/dags"), "p")
+        assert {job: history.starts for job, (_, history) in record.states().items()} == {"fill": 1, "next": 1}
+    finally:
+        subprocess.run(["umount", "small"], check=True)
