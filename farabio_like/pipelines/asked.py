@@ -180,7 +180,7 @@ def _check_options(asked: Asked) -> None:
         raise ConfigError(f"--trials {asked.trials}: expected 1 to {MOST_TRIALS}.")
     for option, value, there in (("sampler", asked.sampler, SAMPLERS), ("pruner", asked.pruner, PRUNERS)):
         if value is not None and value not in there:
-            raise ConfigError(f"--{option} {value!r}: expected {', '.join(there)}.{closest(value, there)}")
+            raise ConfigError(f"--{option} {value!r}: expected {', '.join(there)}.{closest(value, there, cutoff=0.5)}")
     if asked.workers < 1:
         raise ConfigError(f"--workers {asked.workers}: expected 1 or more.")
     if asked.epochs is not None and asked.epochs < 1:

@@ -143,7 +143,8 @@ def _row(text: str) -> Any:
             raise ConfigError("expected a key with its values, as in config.lr=0.1,0.01")
         if values[:1] not in ("[", "{", '"', "'") and "," in values:
             values = f"[{values}]"
-        return {key: yaml_text.parse(values)[0]}
+        value = yaml_text.parse(values)[0]
+        return {key: value if value is None or isinstance(value, (list, str)) else [value]}
     except ConfigError as error:
         raise ConfigError(f"{GRID} {text!r}: {str(error).removeprefix('line 1: ').rstrip('.')}.") from None
 

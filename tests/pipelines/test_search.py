@@ -137,7 +137,7 @@ def test_a_range_that_is_none_is_named_with_file_and_line(line, value, said):
         ({"trials": 3}, "has no range to draw from"),
         ({"trials": 0}, "--trials 0"),
         ({"grid": ["config.lrr=1,2"]}, "there is no config.lrr. Did you mean 'config.lr'?"),
-        ({"grid": ["config.lr=1"]}, "needs a list of values"),
+        ({"grid": ["config.lr="]}, "needs a list of values"),
         ({"grid": ["config.lr=1,1"]}, "is there twice"),
         ({"grid": ["lr"]}, "--grid 'lr': expected a key with its values"),
         ({"grid": ["settings.num_epochs=1,-1"]}, "num_epochs"),
@@ -190,9 +190,11 @@ def _read(path):
 
 
 def test_rows_of_a_grid_are_lists_commas_ranges_and_dicts(line):
-    rows = ["config.lr=0.1,1e-2", "config.n=1-2", "[{config.a: x, config.b: true}]"]
+    rows = ["config.lr=0.1,1e-2", "config.n=1-2", "config.m=3", "[{config.a: x, config.b: true}]"]
     assert space.grid_cells(rows, line) == [
-        {"config.lr": lr, "config.n": n, "config.a": "x", "config.b": True} for lr in (0.1, 0.01) for n in (1, 2)
+        {"config.lr": lr, "config.n": n, "config.m": 3, "config.a": "x", "config.b": True}
+        for lr in (0.1, 0.01)
+        for n in (1, 2)
     ]
     assert space.as_overrides({"a": "1", "b": 1, "c": None, "d": [1, "x"]}) == ['a="1"', "b=1", "c=null", 'd=[1, "x"]']
 
