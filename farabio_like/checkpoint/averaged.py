@@ -65,7 +65,7 @@ def average_of(paths: Sequence[Path], most: int | None = None) -> tuple[dict[str
         names = ", ".join(path.name for path in used) or "none"
         raise ConfigError(
             f"an average needs {wanted} checkpoints of different steps; there are: {names}. Keep more by the callback "
-            "Checkpoint(keep=5)."
+            "Checkpoint(every_epochs=1)."
         )
     return _averaged(first, "", {name: each / len(used) for name, each in sums.items()}), used
 

@@ -23,8 +23,8 @@ def average(
 ) -> None:
     """Write the mean of the weights of several checkpoints of a run, for trainer.load_model and for predict.
 
-    A callback keeps several: Checkpoint(keep=5). The same epoch under two names counts once. Counters, such as those
-    of batch norm, are taken from the newest.
+    A callback keeps several: Checkpoint(every_epochs=1). The same epoch under two names counts once. Counters, such as
+    those of batch norm, are taken from the newest.
     """
     reader.read(run)  # is it a run
     there = index.checkpoints(run)
