@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import multiprocessing
 import pickle
@@ -10,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import uvicorn
 
@@ -185,12 +186,12 @@ class Server:
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         self.url = f"http://{host}:{port}"
-        print(f"serving at {self.url}", flush=True)
+        _tell(f"serving at {self.url}", sys.stdout)
 
     async def _announce(self, service: Service) -> None:
         while not service.ready:
             await asyncio.sleep(0.05)
-        print(f"ready: {self.settings.workers} workers are set up", flush=True)
+        _tell(f"ready: {self.settings.workers} workers are set up", sys.stdout)
 
     async def _end(self, service: Service, server: _Uvicorn, told: asyncio.Event, consumer: _Consumer | None) -> None:
         """Wait for a signal or the failure of the pool, drain, and let the port close."""
@@ -198,7 +199,7 @@ class Server:
         service.draining = True
         stopping = asyncio.create_task(consumer.stop()) if consumer is not None else None
         if not service.pool.failure.done():
-            print(f"ending: {service.pool.under_way} requests are under way", file=sys.stderr, flush=True)
+            _tell(f"ending: {service.pool.under_way} requests are under way", sys.stderr)
             told.clear()
             if self.settings.drain:
                 await _first(told, service.pool.failure, self.settings.drain)
@@ -208,6 +209,11 @@ class Server:
             stopping.cancel()
         if service.pool.failure.done():
             service.pool.failure.result()
+
+
+def _tell(text: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        print(text, file=stream, flush=True)
 
 
 async def _first(told: asyncio.Event, other: asyncio.Future[None], seconds: float | None = None) -> None:

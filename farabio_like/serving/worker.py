@@ -5,6 +5,7 @@ Which requests make a batch, and what happens when a worker dies, is the busines
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -161,5 +162,6 @@ def _refused(error: BaseException | None) -> Result:
     if isinstance(status, int) and 400 <= status <= 599:  # the HTTPException of FastAPI and Starlette
         return "error", status, error_body(str(detail)), ""
     trace = "".join(traceback.format_exception(error))
-    print(trace, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads the log any more
+        print(trace, file=sys.stderr, flush=True)
     return "error", 500, error_body(FAILED), trace
