@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from farabio_like import plots
-from farabio_like.models import spectral_norm
 from farabio_like.trainers import ClassificationTrainer, GanTrainer
 
 digits = load_digits()
@@ -32,13 +31,12 @@ def generator():
 
 
 def discriminator():
-    layers = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.LeakyReLU(0.2),
         nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
         nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
         nn.Flatten(), nn.Linear(256, 1),
     )  # fmt: skip
-    return spectral_norm(layers)
 
 
 def classifier():
@@ -51,7 +49,15 @@ def classifier():
 
 if __name__ == "__main__":
     gan = GanTrainer(
-        {"num_epochs": 50, "loss": "hinge", "latent_size": 32, "lr": 1e-3, "ema_decay": 0.99, "samples": 32},
+        {
+            "num_epochs": 50,
+            "latent_size": 32,
+            "lr": 1e-3,
+            "gradient_penalty": "r1",
+            "penalty_weight": 1.0,
+            "ema_decay": 0.99,
+            "samples": 32,
+        },
         model={"generator": generator, "discriminator": discriminator},
         train=TensorDataset(images),
     )
