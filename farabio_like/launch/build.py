@@ -18,7 +18,7 @@ from ..trainers.ready_made import ReadyMadeTrainer
 from .components import Component, make
 from .imports import Sources, checked_allow
 from .launched import FromPlan
-from .plan import Plan, plan
+from .plan import LaunchPlan, plan
 
 _PATH = str | os.PathLike[str]
 
@@ -52,7 +52,7 @@ def build(
     return built(plan_of(*files, overrides=overrides, allow=allow), name)
 
 
-def plan_of(*files: _PATH, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Plan:
+def plan_of(*files: _PATH, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> LaunchPlan:
     """Read and check what `build` builds; the parameters are the same."""
     paths = [Path(file).expanduser() for file in files]
     folders = [path.resolve().parent for path in paths]
@@ -69,7 +69,7 @@ def plan_of(*files: _PATH, overrides: Sequence[str] = (), allow: Sequence[str] =
     return plan(configuration, written, places, sources)
 
 
-def built(found: Plan, name: str | None = None) -> ConvnetTrainer:
+def built(found: LaunchPlan, name: str | None = None) -> ConvnetTrainer:
     """Build the trainer of a plan."""
     cls = found.trainer
     trainer = cls.__new__(cls)

@@ -19,7 +19,7 @@ from ..rundir import layout
 from ..state.launched import Launched
 from ..trainer import ConvnetTrainer
 from .components import Component, make
-from .plan import Plan
+from .plan import LaunchPlan
 from .snapshot import copy_modules
 
 
@@ -28,14 +28,14 @@ class FromPlan(Launched):
 
     Parameters
     ----------
-    plan : Plan
+    plan : LaunchPlan
     name : str, optional
         Of the run's folder.
     """
 
     keeps_code = True
 
-    def __init__(self, plan: Plan, name: str | None = None) -> None:
+    def __init__(self, plan: LaunchPlan, name: str | None = None) -> None:
         self.name = name
         self.plan = plan
         self._model: Any = None
@@ -128,7 +128,7 @@ def _shown(optimizer: Any) -> str:
     return f"a dict of {', '.join(optimizer)}" if isinstance(optimizer, Mapping) else f"a {type(optimizer).__name__}"
 
 
-def repeatable(plan: Plan) -> dict[str, Any]:
+def repeatable(plan: LaunchPlan) -> dict[str, Any]:
     """Return the configuration as a run folder keeps it: interpolated, but a secret as it was written there."""
     masked = Secrets(plan.configuration).values(plan.configuration)
     return _unmasked(masked, plan.written)

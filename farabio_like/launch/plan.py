@@ -29,7 +29,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 @dataclass
-class Plan:
+class LaunchPlan:
     """A run that is to be built.
 
     Attributes
@@ -62,7 +62,7 @@ class Plan:
     loggers: list[Any] | None = None
 
 
-def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> Plan:
+def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> LaunchPlan:
     """Check a configuration.
 
     Raises
@@ -79,7 +79,7 @@ def plan(configuration: Any, written: Any, places: Places, sources: Sources) -> 
         raise ConfigError(f"{places.name} has no trainer. Write trainer: digits.py:Digits")
     sources.put_first()
     made = trainer_class(configuration["trainer"], sources, places.of("trainer"))
-    found = Plan(made, configuration, written, sources, places)
+    found = LaunchPlan(made, configuration, written, sources, places)
     checker = Checker(sources, places)
     taken = _constructor(made)
     for name, value in configuration.items():
@@ -141,7 +141,7 @@ def _config(value: Any, cls: type[ConvnetTrainer], checker: Checker) -> None:
         checker.problems.append(f"{where}: {cls.__name__} takes no config; its constructor has: {', '.join(there)}.")
 
 
-def _names_fit(found: Plan, checker: Checker) -> None:
+def _names_fit(found: LaunchPlan, checker: Checker) -> None:
     """Say where a dict of optimizers has a name that the dict of models has not, and schedulers one of no optimizer."""
     for name, of in (("optimizer", "model"), ("scheduler", "optimizer")):
         mine, others = found.parts.get(name), found.parts.get(of)

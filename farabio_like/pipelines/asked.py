@@ -14,7 +14,7 @@ from ..config.files import read
 from ..config.secrets import Secrets
 from ..errors import ConfigError, closest
 from ..launch.build import plan_of
-from ..launch.plan import Plan
+from ..launch.plan import LaunchPlan
 from ..metrics.direction import higher_by_name
 from .space import GRID, Range, as_overrides, find_ranges, grid_cells, slug, to_set, without
 from .study import PRUNERS, RUNS, SAMPLERS, Objective, Space, cell_key, checked_url
@@ -213,10 +213,10 @@ def _fixed(asked: Asked, data: Mapping[str, Any], searched: set[str]) -> list[st
 
 def _check_values(
     asked: Asked, ranges: Sequence[Range], cells: Sequence[Mapping[str, Any]], fixed: Sequence[str]
-) -> Plan:
+) -> LaunchPlan:
     """Check the configuration with every value that a grid has, and with both ends of every range; return one plan."""
     seen: set[str] = set()
-    plan: Plan | None = None
+    plan: LaunchPlan | None = None
     tries = cells or _examples(ranges)
     for values in tries:
         new = set(as_overrides(values)) - seen
@@ -234,7 +234,7 @@ def _examples(ranges: Sequence[Range]) -> list[dict[str, Any]]:
     return [{e.key: e.examples()[min(i, len(e.examples()) - 1)] for e in ranges} for i in range(most)]
 
 
-def _goals(asked: Asked, plan: Plan) -> list[Objective]:
+def _goals(asked: Asked, plan: LaunchPlan) -> list[Objective]:
     """Return the objectives: by default the metric that the configuration monitors, else the loss."""
     own = plan.settings.get("_monitor") or "loss"
     mode = plan.settings.get("_monitor_mode")

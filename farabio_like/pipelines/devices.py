@@ -32,7 +32,7 @@ class Share:
 
 
 @dataclass
-class Pool:
+class DevicePool:
     """GPUs, cores and memory (GB) that are free.
 
     Parameters
@@ -86,9 +86,9 @@ class Pool:
         self.memory += share.memory
 
 
-def here() -> Pool:
+def here() -> DevicePool:
     """Return what this process may use of the machine."""
-    return Pool(_gpus(), _cpus(), _memory())
+    return DevicePool(_gpus(), _cpus(), _memory())
 
 
 def _cpus() -> int:

@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import ConfigError, printable
 from . import grid, kinds, life, page, results
 from .dagfile import Dag, Job
-from .devices import Pool, Share
+from .devices import DevicePool, Share
 from .record import EVENTS, LOG, PAGE, History, Record, append_event, hold_job, read_history
 
 GRACE = 10.0  # seconds from the request to end to the kill
@@ -62,7 +62,7 @@ class Driver:
     record : Record
         Held by this process.
     dag : Dag
-    pool : Pool
+    pool : DevicePool
     made_of : mapping of str to dict
         What each job is made of, as `changes.made_of` says it; stored with its start.
     fail_fast : bool
@@ -73,7 +73,7 @@ class Driver:
 
     record: Record
     dag: Dag
-    pool: Pool
+    pool: DevicePool
     made_of: Mapping[str, Mapping[str, Any]]
     fail_fast: bool = False
     say: Callable[[str], None] = print

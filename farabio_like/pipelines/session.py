@@ -63,7 +63,9 @@ def resume(run: str, overrides: Sequence[str], dags: Path, rerun: Sequence[str],
     return _drive(record, dag, pool, overrides, fail_fast, say)
 
 
-def _drive(record: Record, dag: Dag, pool: devices.Pool, overrides: Sequence[str], fail_fast: bool, say: Say) -> int:
+def _drive(
+    record: Record, dag: Dag, pool: devices.DevicePool, overrides: Sequence[str], fail_fast: bool, say: Say
+) -> int:
     made_of = changes.made_of(dag)
     record.write_plan(
         {

@@ -98,7 +98,9 @@ def _range(value: Mapping[str, Any], places: Places, path: tuple[Any, ...]) -> R
         if len(set(texts)) < len(texts):
             raise ConfigError(f"{where}: the range {name} has one of its choices twice: {', '.join(texts)}.")
         return Range(name, where, choices=tuple(choices))
-    low, high, step, log = value.get("low"), value.get("high"), value.get("step"), value.get("log", False)
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    step, log = value.get("step"), value.get("log", False)
     for key, number in (("low", low), ("high", high), *((("step", step),) if "step" in value else ())):
         if not _is_number(number):
             said = f"{key} is {number!r}" if key in value else f"{key} is missing"

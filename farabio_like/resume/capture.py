@@ -142,16 +142,16 @@ def _inside(found: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
     def pairs(states: list[Any]) -> list[Any]:
         return [list(pair) for pair in user_objects.without_secrets(dict(states), secrets).items()]
 
-    held = {
-        group: {where: pairs(states) for where, states in found[group].items()}
-        for group in ("model", "data")
-        if group in found
-    }
-    layers = {
+    if not found:
+        return found
+    masked = dict(found)
+    for group in ("model", "data"):
+        masked[group] = {where: pairs(states) for where, states in found.get(group, {}).items()}
+    masked["layers"] = {
         where: {**entry, "fields": pairs(entry["fields"])} if "fields" in entry else entry
         for where, entry in found.get("layers", {}).items()
     }
-    return {**found, **held, **({"layers": layers} if layers else {})}
+    return masked
 
 
 def note_evaluation(trainer: ConvnetTrainer) -> None:

@@ -153,7 +153,7 @@ class LoggerHandler(Handler):
         """Write the rest, and close the logger."""
         if self.times:
             self._write()
-        self.logger.finish()
+        self.logger.finish("finished")
 
 
 class Recorder:

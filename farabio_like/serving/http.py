@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .jobs import Job
+from .jobs import PendingRequest
 from .monitor import docs_page, monitor_page
 from .openapi import document
 from .payloads import CODEC, JSON, NPY, Coded, Rendered, error_body, from_json, from_multipart, from_npy, joined
@@ -91,7 +91,8 @@ class HTTP:
 
     async def predict(self, request: Request) -> Response:
         """Answer a request."""
-        began, items = time.monotonic(), []
+        began = time.monotonic()
+        items: list[Any] = []
         try:
             self._check_token(request)
             if self.service.draining:
@@ -100,8 +101,8 @@ class HTTP:
             as_npy = _wants_npy(request)
             status, answer = await self._answer(request, items, several, as_npy)
         except RequestError as error:
-            status, *rest = refused(error)
-            answer = tuple(rest)
+            status, media_type, body = refused(error)
+            answer = media_type, body
         except ClientDisconnect:
             status, answer = CLIENT_GONE, (JSON, b"")
         media_type, body = answer
@@ -179,7 +180,7 @@ class HTTP:
             seconds, job.refuse, 503, f"there was no answer within {seconds:g} seconds"
         )
         try:
-            results = await job.done
+            results: Any = await job.done
         except asyncio.CancelledError:
             if not watch.done():  # the server was told to stop at once
                 raise
@@ -193,7 +194,7 @@ class HTTP:
         answers = [(media_type, body) for _, media_type, body in results]
         return 200, joined(answers) if several else answers[0]
 
-    async def _watch(self, request: Request, job: Job) -> None:
+    async def _watch(self, request: Request, job: PendingRequest) -> None:
         """Abandon a request when its client goes."""
         with contextlib.suppress(RuntimeError):
             while (await request.receive())["type"] != "http.disconnect":

@@ -14,7 +14,7 @@ from .worker import Item, Result
 RESOLUTION = 0.001  # seconds by which timers of the event loop ring late, never early
 
 
-class Job:
+class PendingRequest:
     """One request on its way: its items, their results so far, and the future that its client waits on.
 
     Parameters
@@ -26,7 +26,7 @@ class Job:
 
     __slots__ = ("arrived", "deaths", "done", "items", "left", "on_done", "results", "taken")
 
-    def __init__(self, items: list[Item], on_done: Callable[[Job], None]) -> None:
+    def __init__(self, items: list[Item], on_done: Callable[[PendingRequest], None]) -> None:
         self.items = items
         self.on_done = on_done
         self.results: list[Result | None] = [None] * len(items)
@@ -68,7 +68,7 @@ class Job:
 class Slice:
     """Neighbouring items of one request that are in one batch."""
 
-    job: Job
+    job: PendingRequest
     start: int
     stop: int
 
@@ -96,11 +96,11 @@ class Waiting:
     max_batch: int
     timeout: float
     count: int = 0  # items that wait
-    _jobs: dict[Job, None] = field(default_factory=dict)
+    _jobs: dict[PendingRequest, None] = field(default_factory=dict)
     _alone: deque[Slice] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: PendingRequest) -> None:
         """Let a request wait for its turn."""
         self._jobs[job] = None
         self.count += len(job.items)
@@ -112,7 +112,7 @@ class Waiting:
         self.count += len(part)
         self._news.set()
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: PendingRequest) -> None:
         """Forget what waits of a request that has its answer, or whose client has gone."""
         if job in self._jobs:
             del self._jobs[job]
@@ -122,7 +122,7 @@ class Waiting:
             self.count -= sum(map(len, self._alone)) - sum(map(len, kept))
             self._alone = kept
 
-    def everything(self) -> list[Job]:
+    def everything(self) -> list[PendingRequest]:
         """Return the requests that wait."""
         return [*self._jobs, *(part.job for part in self._alone)]
 

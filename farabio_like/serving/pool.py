@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import FarabioError
-from .jobs import Job, Slice, Waiting
+from .jobs import PendingRequest, Slice, Waiting
 from .predictor import Predictor, RequestError
 from .settings import ServeSettings
 from .worker import LENGTH, Item, Result, framed, work
@@ -34,7 +34,7 @@ class ServiceError(FarabioError, RuntimeError):
     """The service cannot go on: its workers cannot be set up, or die again and again."""
 
 
-class Worker:
+class WorkerProcess:
     """One process and the pipe to it.
 
     Parameters
@@ -208,13 +208,13 @@ class Pool:
         self.restart_seconds = restart_seconds
         self.counts: Counter[str] = Counter()
         self.waiting = Waiting(settings.max_batch, settings.timeout)
-        self.workers = [Worker(make, index, settings) for index in range(settings.workers)]
+        self.workers = [WorkerProcess(make, index, settings) for index in range(settings.workers)]
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.arrays: tuple[int | None, bool] = (None, False)  # as `payloads.samples_of` takes them
-        self._jobs: set[Job] = set()
+        self._jobs: set[PendingRequest] = set()
         self._set_up: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._free: dict[Worker, None] = {}  # the one that has been free for longest comes first
+        self._free: dict[WorkerProcess, None] = {}  # the one that has been free for longest comes first
         self._is_free = asyncio.Event()
 
     @property
@@ -233,7 +233,7 @@ class Pool:
         self._tasks.append(asyncio.create_task(self._share_out()))
         self._tasks[-1].add_done_callback(self.fail_with)
 
-    def submit(self, items: list[Item]) -> Job:
+    def submit(self, items: list[Item]) -> PendingRequest:
         """Take a request; its results are in ``job.done``.
 
         Raises
@@ -248,22 +248,22 @@ class Pool:
             raise RequestError(413, f"{len(items)} items in one request; {most} are allowed")
         if self.waiting.count + len(items) > most:
             raise RequestError(429, f"{self.waiting.count} items are waiting already; try again later")
-        job = Job(items, self._forget)
+        job = PendingRequest(items, self._forget)
         self._jobs.add(job)
         self.waiting.add(job)
         return job
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: PendingRequest) -> None:
         """Forget a request whose client has gone."""
         if job in self._jobs:
             self.counts["abandoned"] += 1
             job.abandon()
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: PendingRequest) -> None:
         self._jobs.discard(job)
         self.waiting.drop(job)
 
-    async def _keep(self, worker: Worker) -> None:
+    async def _keep(self, worker: WorkerProcess) -> None:
         """Run one worker, and the next one in its place when it dies."""
         try:
             while True:
@@ -283,7 +283,7 @@ class Pool:
         finally:
             worker.ready = False
 
-    async def _run(self, worker: Worker) -> None:
+    async def _run(self, worker: WorkerProcess) -> None:
         """Run one process until it dies."""
         seconds = 0.0
         try:
@@ -336,7 +336,7 @@ class Pool:
             self._is_free.clear()
             await self._is_free.wait()
 
-    def _take(self, worker: Worker, results: list[list[Result]]) -> None:
+    def _take(self, worker: WorkerProcess, results: list[list[Result]]) -> None:
         batch, worker.batch = worker.batch, []
         worker.deaths = 0
         self.counts["batches"] += 1

@@ -121,13 +121,14 @@ class Relay:
         NotNow
             Where the service is ending, and has not answered it.
         """
-        began, items = time.monotonic(), []
+        began = time.monotonic()
+        items: list[Any] = []
         trace = ""
         try:
             items, several = self._items(message)
             job = self.service.submit(items, message.content_type == NPY)
             try:
-                results = await job.done
+                results: Any = await job.done
             finally:
                 self.service.pool.abandon(job)
             if results[0][0] == "error":

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import uvicorn
 
@@ -219,7 +219,8 @@ def _tell(text: str, stream: TextIO) -> None:
 async def _first(told: asyncio.Event, other: asyncio.Future[None], seconds: float | None = None) -> None:
     """Wait until one of both happens."""
     waiting = asyncio.create_task(told.wait())
-    await asyncio.wait({waiting, other}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Future[Any]] = {waiting, other}
+    await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .handlers import Exchange, Handler, Recorder
-from .jobs import Job
+from .jobs import PendingRequest
 from .metrics import Metrics
 from .payloads import JSON, error_body
 from .pool import Pool
@@ -51,7 +51,7 @@ class Service:
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.recorder.close)
 
-    def submit(self, items: list[Any], as_npy: bool) -> Job:
+    def submit(self, items: list[Any], as_npy: bool) -> PendingRequest:
         """Take a request; it is refused by a RequestError."""
         if self.draining:
             raise RequestError(503, "the service is ending")

@@ -6,7 +6,7 @@ import pytest
 
 from farabio_like import ConfigError
 from farabio_like.pipelines.dagfile import load
-from farabio_like.pipelines.devices import Pool
+from farabio_like.pipelines.devices import DevicePool
 
 from .driving import write
 
@@ -126,12 +126,12 @@ def test_what_is_wrong_with_an_override_is_said(override, said):
 def test_more_than_there_is_is_refused(key, value):
     dag = load(write(HEAD + f"  a: {{type: bash, command: x, {key}: {value}}}"))
     with pytest.raises(ConfigError, match=rf"p.yml:3: 'a' asks for {key}: {value}, but this machine has"):
-        Pool(["0", "1"], 4, 8.0).check(dag)
+        DevicePool(["0", "1"], 4, 8.0).check(dag)
 
 
 def test_devices_are_given_and_taken_back():
     tasks = load(write(HEAD + "  a: {type: bash, command: x, gpu: 1-2}\n  b: {type: bash, command: x, gpu: 2}")).tasks
-    pool = Pool(["0", "1", "2"], 4, 8.0)
+    pool = DevicePool(["0", "1", "2"], 4, 8.0)
     first, second = pool.take(tasks["a"]), pool.take(tasks["a"])
     assert (first.gpus, second.gpus) == (("0", "1"), ("2",))
     assert pool.take(tasks["b"]) is None
