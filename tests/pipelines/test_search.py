@@ -231,6 +231,7 @@ def test_one_lock_is_held_by_one_process(tmp_path):
 # ---------------------------------------------------------------- real trials
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_repeats_nothing(line):
     cells = ["--grid", "config.lr=0.1,0.5"]
     said = search(line, *cells)
@@ -260,6 +261,7 @@ def test_a_search_goes_on_and_repeats_nothing(line):
     assert "3 complete, of 3 epochs" in search("status", "line")
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_killed_goes_on_and_one_that_is_paused_is_left_alone(line):
     Path("slow").touch()
     words = [line, "--grid", "config.lr=0.1,0.5", "--workers", 2]
@@ -290,6 +292,7 @@ def test_a_trial_that_was_killed_goes_on_and_one_that_is_paused_is_left_alone(li
     assert "nothing was left" in search(*words)
 
 
+@pytest.mark.slow
 def test_the_trials_of_a_search_that_is_killed_end_with_it(line):
     Path("slow").touch()
     words = [line, "--grid", "config.lr=0.1,0.5"]
@@ -310,6 +313,7 @@ def test_a_metric_that_no_epoch_has_is_said_with_the_closest_name(line):
     assert "had no results, and is begun anew" in search(line, "--grid", "config.lr=0.1,0.5", "--metric", "loss")
 
 
+@pytest.mark.slow
 def test_ranges_pruned_and_with_two_objectives(line):
     line.write_text(CONFIG.replace("lr: 0.1", "lr: {low: 0.01, high: 0.5, log: true}"))
     said = search(line, "--trials", 3, "--sampler", "random", "--seed", 0, "--pruner", "hyperband", "--workers", 2)
