@@ -103,7 +103,7 @@ def output_tensors(outputs: Any, who: str) -> dict[str, Tensor]:
 
     Parameters
     ----------
-    outputs : tensor, or tuple, list or dict of tensors
+    outputs : tensor, or tuple, list or dict of them
     who : str
         What gave them, for the message.
 

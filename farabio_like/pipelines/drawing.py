@@ -81,7 +81,7 @@ def curves(name: str, lines: Mapping[str, Sequence[tuple[float, float]]], colour
     Parameters
     ----------
     name : str
-    lines : mapping of str to sequence of (epoch, value)
+    lines : mapping of str to sequence of pairs
     colours : mapping of str to str
         By job.
     """
