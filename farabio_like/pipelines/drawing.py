@@ -82,6 +82,7 @@ def curves(name: str, lines: Mapping[str, Sequence[tuple[float, float]]], colour
     ----------
     name : str
     lines : mapping of str to sequence of pairs
+        Epochs and values, by job.
     colours : mapping of str to str
         By job.
     """
