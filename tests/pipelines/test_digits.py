@@ -48,7 +48,7 @@ def weights():
     """Return the last weights of every training, by cell."""
     found = {}
     for path in sorted(Path("dags/digits/1/tasks/train").glob("*/runs/*/*/model.pth")):
-        found[path.parts[4]] = torch.load(path, weights_only=True)
+        found[path.parts[5]] = torch.load(path, weights_only=True)
     return found
 
 
