@@ -35,7 +35,7 @@ def check_format(name: Any) -> str:
         raise ConfigError(f"format={name!r}; expected one of {known}.{closest(str(name), SUFFIXES)}")
     if name == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            needs(package, "format='onnx'")
+            needs(package, "format='onnx'", extra="export")
     return name
 
 
@@ -145,7 +145,7 @@ def load(path: Path, form: str | None = None) -> tuple[Program, dict[str, Any]]:
             f"{', '.join(SUFFIXES.values())}."
         )
     if form == "onnx":
-        needs("onnxruntime", f"{path.name}")
+        needs("onnxruntime", f"{path.name}", extra="export")
     try:
         with quiet():
             program, text = {"jit": _load_jit, "export": _load_pt2, "onnx": _load_onnx}[form](path)

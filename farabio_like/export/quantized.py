@@ -103,7 +103,7 @@ def _jit(call: Any, about: dict[str, Any]) -> bytes:
 
 
 def _onnx(content: bytes) -> bytes:
-    needs("onnxruntime", "format='onnx'")
+    needs("onnxruntime", "format='onnx'", extra="export")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
