@@ -60,6 +60,15 @@ class SuperResolutionNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def head(features: int, channels: int, slope: float) -> nn.Sequential:
+    """Return the two convolutions that make an image of the enlarged features."""
+    return nn.Sequential(
+        nn.Conv2d(features, features, 3, padding=1),
+        nn.LeakyReLU(slope, inplace=True),
+        nn.Conv2d(features, channels, 3, padding=1),
+    )
+
+
 def steps_of(scale: int) -> tuple[int, ...]:
     """Return the factors whose product is the scale; another scale is a ConfigError."""
     one_of("scale", scale, list(SCALES))

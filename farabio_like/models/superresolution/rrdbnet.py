@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import at_least
-from .parts import SuperResolutionNet, check_factor, check_images, initialize, steps_of
+from .parts import SuperResolutionNet, check_factor, check_images, head, initialize, steps_of
 
 SLOPE = 0.2  # of the leaky ReLUs
 
@@ -113,11 +113,7 @@ class RRDBNet(SuperResolutionNet):
             layers += [nn.Upsample(scale_factor=factor, mode="nearest"), nn.Conv2d(features, features, 3, padding=1)]
             layers += [nn.LeakyReLU(SLOPE, inplace=True)]
         self.upsampling = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(features, channels, 3, padding=1),
-        )
+        self.head = head(features, channels, SLOPE)
         initialize(self.blocks.modules(), check_factor("init_scale", init_scale))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import at_least
-from .parts import SuperResolutionNet, check_factor, check_images, initialize, steps_of
+from .parts import SuperResolutionNet, check_factor, check_images, head, initialize, steps_of
 
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -85,11 +85,7 @@ class SRResNet(SuperResolutionNet):
             layers += [nn.Conv2d(features, features * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
             layers += [nn.LeakyReLU(SLOPE, inplace=True)]
         self.upsampling = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(features, channels, 3, padding=1),
-        )
+        self.head = head(features, channels, SLOPE)
         initialize([*self.blocks.modules(), self.head[-1]], check_factor("init_scale", init_scale))
 
     def forward(self, images: Tensor) -> Tensor:
